@@ -1,0 +1,258 @@
+//! The CUDA driver as an [`Executor`]: one context, one stream, the kernels built into this binary.
+
+use super::{DeviceError, Executor, Launch};
+use cudarc::driver::{CudaContext, CudaModule, CudaStream, result, sys};
+use cudarc::nvrtc::Ptx;
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex};
+
+include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
+
+/// The CUDA version the kernels are built for, as the driver counts (major * 1000 + minor * 10).
+const CUDA_VERSION: i32 = 13000;
+/// Shared memory a block may use without asking, bytes.
+const DEFAULT_SHARED_BYTES: u32 = 48 << 10;
+
+/// True if this binary holds CUDA kernels.
+pub fn has_kernels() -> bool {
+    !FATBINS.is_empty()
+}
+
+/// Modules built into this binary: file stem under `kernels/`, and the fatbin's bytes.
+pub fn fatbins() -> &'static [(&'static str, &'static [u8])] {
+    FATBINS
+}
+
+/// The number of CUDA devices, or why none can be used.
+pub fn device_count() -> Result<usize, DeviceError> {
+    // SAFETY: only asks whether the library can be opened. Every other call panics without it.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(DeviceError::NoDevice("libcuda.so, part of the NVIDIA driver, was not found".into()));
+    }
+    match CudaContext::device_count() {
+        Ok(0) => Err(DeviceError::NoDevice("the driver reports no device".into())),
+        Ok(n) => Ok(n as usize),
+        Err(e) => Err(DeviceError::NoDevice(format!("the driver cannot start: {e}"))),
+    }
+}
+
+/// The driver's CUDA version, as `major.minor`; an error where there is no driver.
+pub fn driver_version() -> Result<String, DeviceError> {
+    device_count()?;
+    Ok(version(driver_version_number()?))
+}
+
+fn driver_version_number() -> Result<i32, DeviceError> {
+    let mut v = 0;
+    // SAFETY: writes one int; the library is present (device_count asked).
+    unsafe { sys::cuDriverGetVersion(&mut v) }.result().map_err(|e| failed("cuDriverGetVersion", e))?;
+    Ok(v)
+}
+
+fn version(v: i32) -> String {
+    format!("{}.{}", v / 1000, v % 1000 / 10)
+}
+
+fn failed(call: impl Into<String>, e: impl std::fmt::Display) -> DeviceError {
+    DeviceError::Driver { call: call.into(), message: e.to_string() }
+}
+
+/// One CUDA device with a stream of its own.
+pub struct Driver {
+    name: String,
+    multiprocessors: u32,
+    capability: u32,
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
+    functions: Mutex<HashMap<&'static str, Function>>,
+}
+
+#[derive(Clone, Copy)]
+struct Function {
+    handle: sys::CUfunction,
+    shared_bytes: u32,
+}
+// SAFETY: a CUfunction is a handle that the driver lets any thread use.
+unsafe impl Send for Function {}
+
+impl Driver {
+    /// Opens device `ordinal`, or says why it cannot be used.
+    pub fn new(ordinal: usize) -> Result<Driver, DeviceError> {
+        if !has_kernels() {
+            return Err(DeviceError::NoKernels);
+        }
+        let count = device_count()?;
+        if ordinal >= count {
+            return Err(DeviceError::NoDevice(format!("device {ordinal} was asked for, and there are {count}")));
+        }
+        let driver = driver_version_number()?;
+        if driver < CUDA_VERSION {
+            return Err(DeviceError::OldDriver { found: version(driver), needed: "13.0" });
+        }
+        let context = CudaContext::new(ordinal).map_err(|e| failed("cuCtxCreate", e))?;
+        let name = context.name().map_err(|e| failed("cuDeviceGetName", e))?;
+        let (major, minor) = context.compute_capability().map_err(|e| failed("cuDeviceGetAttribute", e))?;
+        if major < 8 {
+            return Err(DeviceError::OldCard { name, major, minor });
+        }
+        let multiprocessors = context
+            .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+            .map_err(|e| failed("cuDeviceGetAttribute", e))? as u32;
+        // SAFETY: all memory here is used on one stream, so no events are needed between uses.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(|e| failed("cuStreamCreate", e))?;
+        Ok(Driver {
+            name,
+            multiprocessors,
+            capability: (major * 10 + minor) as u32,
+            context,
+            stream,
+            modules: Mutex::default(),
+            functions: Mutex::default(),
+        })
+    }
+
+    /// The stream that everything runs on.
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// The device's context.
+    pub fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
+    fn bind(&self) -> Result<(), DeviceError> {
+        self.context.bind_to_thread().map_err(|e| failed("cuCtxSetCurrent", e))
+    }
+
+    fn function(&self, launch: &Launch) -> Result<Function, DeviceError> {
+        let mut functions = self.functions.lock().unwrap_or_else(|e| e.into_inner());
+        let mut f = match functions.get(launch.kernel) {
+            Some(f) => *f,
+            None => self.load(launch)?,
+        };
+        if launch.shared_bytes > f.shared_bytes {
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the handle belongs to a module that `self.modules` keeps loaded.
+            unsafe { sys::cuFuncSetAttribute(f.handle, attribute, launch.shared_bytes as i32) }
+                .result()
+                .map_err(|e| failed(format!("{}: {} bytes of shared memory", launch.kernel, launch.shared_bytes), e))?;
+            f.shared_bytes = launch.shared_bytes;
+        }
+        functions.insert(launch.kernel, f);
+        Ok(f)
+    }
+
+    fn load(&self, launch: &Launch) -> Result<Function, DeviceError> {
+        let missing = || DeviceError::NoSuchKernel { module: launch.module.into(), kernel: launch.kernel.into() };
+        let mut modules = self.modules.lock().unwrap_or_else(|e| e.into_inner());
+        if !modules.contains_key(launch.module) {
+            let (stem, image) = FATBINS.iter().find(|(stem, _)| *stem == launch.module).ok_or_else(missing)?;
+            let module = self
+                .context
+                .load_module(Ptx::from_binary(image.to_vec()))
+                .map_err(|e| failed(format!("loading kernels/{stem}.cu on {}", self.name), e))?;
+            modules.insert(stem, module);
+        }
+        let function = modules[launch.module].load_function(launch.kernel).map_err(|_| missing())?;
+        // The handle stays valid: `self.modules` keeps the module loaded.
+        Ok(Function { handle: function.cu_function(), shared_bytes: DEFAULT_SHARED_BYTES })
+    }
+}
+
+impl Executor for Driver {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
+    }
+
+    fn capability(&self) -> u32 {
+        self.capability
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
+        self.bind()?;
+        // SAFETY: the context is current.
+        match unsafe { result::malloc_sync(bytes) } {
+            Ok(p) => Ok(p),
+            Err(e) if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                let (free, total) = result::mem_get_info().unwrap_or((0, 0));
+                Err(DeviceError::OutOfMemory { asked: bytes, free, total })
+            }
+            Err(e) => Err(failed(format!("cuMemAlloc of {bytes} bytes"), e)),
+        }
+    }
+
+    fn free(&self, address: u64) {
+        if self.bind().is_ok() {
+            // cuMemFree waits for the work that uses it. An error here has been reported by an earlier call.
+            // SAFETY: the address came from `allocate` and is freed once, by its owner's drop.
+            let _ = unsafe { result::free_sync(address) };
+        }
+    }
+
+    fn upload(&self, data: &[u8], to: u64) -> Result<(), DeviceError> {
+        self.bind()?;
+        // SAFETY: the caller owns `to..to + len`. Pageable memory: the call returns when it has been read.
+        unsafe { result::memcpy_htod_async(to, data, self.stream.cu_stream()) }
+            .map_err(|e| failed(format!("copy of {} bytes to the device", data.len()), e))?;
+        self.synchronize()
+    }
+
+    fn download(&self, from: u64, data: &mut [u8]) -> Result<(), DeviceError> {
+        self.bind()?;
+        let n = data.len();
+        // SAFETY: the caller owns `from..from + len`; synchronised before `data` is read.
+        unsafe { result::memcpy_dtoh_async(data, from, self.stream.cu_stream()) }
+            .map_err(|e| failed(format!("copy of {n} bytes from the device"), e))?;
+        self.synchronize()
+    }
+
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), DeviceError> {
+        self.bind()?;
+        // SAFETY: the caller owns both ranges.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
+            .map_err(|e| failed(format!("copy of {bytes} bytes on the device"), e))
+    }
+
+    fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<(), DeviceError> {
+        self.bind()?;
+        // SAFETY: the caller owns the range.
+        unsafe { result::memset_d8_async(at, byte, bytes, self.stream.cu_stream()) }
+            .map_err(|e| failed(format!("fill of {bytes} bytes"), e))
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
+        self.bind()?;
+        let function = self.function(launch)?;
+        let [gx, gy, gz] = launch.grid;
+        let [bx, by, bz] = launch.block;
+        // The driver copies the struct before the call returns; it wants it aligned like the C struct.
+        let mut params = vec![0u128; launch.params.len().div_ceil(16)];
+        bytemuck::cast_slice_mut(&mut params)[..launch.params.len()].copy_from_slice(&launch.params);
+        let mut arguments = [params.as_mut_ptr() as *mut c_void];
+        // SAFETY: the one argument is the struct the kernel takes (made by bindgen from the same header), and
+        // the op that made the launch has checked every shape behind its addresses.
+        unsafe {
+            result::launch_kernel(
+                function.handle,
+                (gx, gy, gz),
+                (bx, by, bz),
+                launch.shared_bytes,
+                self.stream.cu_stream(),
+                &mut arguments,
+            )
+        }
+        .map_err(|e| failed(format!("{} with grid {gx}x{gy}x{gz} of {}", launch.kernel, bx * by * bz), e))
+    }
+
+    fn synchronize(&self) -> Result<(), DeviceError> {
+        self.stream.synchronize().map_err(|e| failed("cuStreamSynchronize (a kernel before it failed)", e))
+    }
+}

@@ -1,0 +1,81 @@
+use super::DType;
+
+/// What can go wrong with memory, transfers and launches.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// This build has no CUDA kernels in it.
+    #[error(
+        "this build has no CUDA kernels (nvcc was not found when it was built). Install CUDA 13.0's nvcc, or set NVCC, and build again"
+    )]
+    NoKernels,
+    /// There is no driver, or no device.
+    #[error("no CUDA device: {0}")]
+    NoDevice(String),
+    /// The driver is older than the kernels need.
+    #[error("the NVIDIA driver supports CUDA {found}, and these kernels need {needed}: update the driver")]
+    OldDriver {
+        /// What the driver supports, as `major.minor`.
+        found: String,
+        /// What the kernels were built for.
+        needed: &'static str,
+    },
+    /// The card is older than Ampere.
+    #[error("{name} has compute capability {major}.{minor}; the kernels need 8.0 (A100, RTX 30) or newer")]
+    OldCard {
+        /// The card's name.
+        name: String,
+        /// Compute capability, major.
+        major: i32,
+        /// Compute capability, minor.
+        minor: i32,
+    },
+    /// A driver call failed.
+    #[error("{call}: {message}")]
+    Driver {
+        /// What was being done, with a kernel's name and shape where there is one.
+        call: String,
+        /// The driver's own words.
+        message: String,
+    },
+    /// Not enough memory on the device.
+    #[error(
+        "out of GPU memory: {asked} bytes asked for, {free} of {total} bytes free. Use a smaller batch, fewer blocks, or --base nf4"
+    )]
+    OutOfMemory {
+        /// Bytes asked for.
+        asked: usize,
+        /// Bytes free on the device.
+        free: usize,
+        /// Bytes the device has.
+        total: usize,
+    },
+    /// The kernel named is in no module.
+    #[error("no kernel {kernel} in module {module}")]
+    NoSuchKernel {
+        /// File stem under `kernels/`.
+        module: String,
+        /// Kernel name.
+        kernel: String,
+    },
+    /// A tensor was read as another element type than it has.
+    #[error("tensor of {found} read as {expected}")]
+    DType {
+        /// The type asked for.
+        expected: DType,
+        /// The type it has.
+        found: DType,
+    },
+    /// Host data of the wrong length, or rows beyond a tensor's capacity.
+    #[error("{what}: expected {expected} elements, found {found}")]
+    Length {
+        /// What was being done.
+        what: &'static str,
+        /// Elements expected (or the capacity).
+        expected: usize,
+        /// Elements found.
+        found: usize,
+    },
+    /// A tensor that lives on a GPU was read as if it were on the host.
+    #[error("tensor is on {0}, not on the CPU")]
+    NotOnHost(String),
+}

@@ -1,0 +1,95 @@
+use super::DeviceError;
+use bytemuck::Pod;
+use std::sync::Arc;
+
+/// One kernel launch as data: what an op's CUDA face makes from shapes and pointers.
+///
+/// Every kernel takes exactly one by-value struct from `kernels/params.h`, so that a launch can be
+/// described, printed, captured in a graph, or run by the emulator, all by the same few fields.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// File stem under `kernels/`, e.g. `nf4` or `gemm_sm80`.
+    pub module: &'static str,
+    /// Name of the kernel in that file.
+    pub kernel: &'static str,
+    /// Blocks in x, y, z.
+    pub grid: [u32; 3],
+    /// Threads a block in x, y, z.
+    pub block: [u32; 3],
+    /// Dynamic shared memory, bytes.
+    pub shared_bytes: u32,
+    /// The kernel's parameter struct.
+    pub params: Vec<u8>,
+}
+
+impl Launch {
+    /// A launch of `kernel` in `kernels/<module>.cu` with its parameter struct.
+    pub fn new<P: Pod>(module: &'static str, kernel: &'static str, grid: [u32; 3], threads: u32, params: P) -> Launch {
+        let params = bytemuck::bytes_of(&params).to_vec();
+        Launch { module, kernel, grid, block: [threads, 1, 1], shared_bytes: 0, params }
+    }
+
+    /// The same with dynamic shared memory.
+    pub fn shared(mut self, bytes: u32) -> Launch {
+        self.shared_bytes = bytes;
+        self
+    }
+}
+
+/// Something that runs CUDA kernels on memory of its own, in the order they are launched.
+///
+/// Addresses are device addresses. An executor frees nothing while kernels that use it may still run.
+pub trait Executor: Send + Sync {
+    /// What a user would call it, e.g. `NVIDIA H100 80GB HBM3`.
+    fn name(&self) -> &str;
+    /// Multiprocessors, for grids of persistent kernels.
+    fn multiprocessors(&self) -> u32;
+    /// Compute capability, as major * 10 + minor.
+    fn capability(&self) -> u32;
+    /// Memory of `bytes` bytes, aligned to 256, contents undefined.
+    fn allocate(&self, bytes: usize) -> Result<u64, DeviceError>;
+    /// Gives memory back.
+    fn free(&self, address: u64);
+    /// Copies host bytes to the device.
+    fn upload(&self, data: &[u8], to: u64) -> Result<(), DeviceError>;
+    /// Copies device bytes to the host, after all that was launched before.
+    fn download(&self, from: u64, data: &mut [u8]) -> Result<(), DeviceError>;
+    /// Copies within the device.
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), DeviceError>;
+    /// Sets bytes.
+    fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<(), DeviceError>;
+    /// Launches a kernel.
+    fn launch(&self, launch: &Launch) -> Result<(), DeviceError>;
+    /// Waits for everything launched so far.
+    fn synchronize(&self) -> Result<(), DeviceError>;
+}
+
+/// A shared handle to an [`Executor`].
+#[derive(Clone)]
+pub struct Gpu(Arc<dyn Executor>);
+
+impl Gpu {
+    /// Wraps an executor.
+    pub fn new(executor: impl Executor + 'static) -> Gpu {
+        Gpu(Arc::new(executor))
+    }
+}
+
+impl std::ops::Deref for Gpu {
+    type Target = dyn Executor;
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl PartialEq for Gpu {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl std::fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,62 @@
+//! Where tensors live and kernels run.
+//!
+//! [`Device::Cpu`] holds plain vectors and runs the reference code of every op. [`Device::Cuda`] holds a
+//! [`Gpu`], which is any [`Executor`] of CUDA kernels: the driver ([`cuda::Driver`]), or in this project's
+//! tests an emulator that runs the same kernel sources on the CPU.
+
+pub mod cuda;
+mod error;
+mod launch;
+mod tensor;
+
+pub use error::DeviceError;
+pub use launch::{Executor, Gpu, Launch};
+pub use tensor::{DType, Element, Tensor};
+
+/// The processor a tensor belongs to.
+#[derive(Clone, Debug)]
+pub enum Device {
+    /// The host: reference implementations in Rust.
+    Cpu,
+    /// A GPU, or an emulator of one.
+    Cuda(Gpu),
+}
+
+impl Device {
+    /// The first CUDA device, or why there is none.
+    pub fn cuda(ordinal: usize) -> Result<Device, DeviceError> {
+        Ok(Device::Cuda(Gpu::new(cuda::Driver::new(ordinal)?)))
+    }
+
+    /// True for the host.
+    pub fn is_cpu(&self) -> bool {
+        matches!(self, Device::Cpu)
+    }
+
+    /// Waits until everything launched so far has ended. Does nothing on the CPU.
+    pub fn synchronize(&self) -> Result<(), DeviceError> {
+        match self {
+            Device::Cpu => Ok(()),
+            Device::Cuda(gpu) => gpu.synchronize(),
+        }
+    }
+}
+
+impl PartialEq for Device {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Device::Cpu, Device::Cpu) => true,
+            (Device::Cuda(a), Device::Cuda(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(gpu) => f.write_str(gpu.name()),
+        }
+    }
+}

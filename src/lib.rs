@@ -1,0 +1,16 @@
+//! Kiungo aligns two languages in a Llama, by low-rank adapters in early blocks or by training all weights, and
+//! scores cross-lingual retrieval before and after. It runs on CUDA kernels of its own, or on the CPU.
+//!
+//! The house, from the top: [`commands`] parse, call and print; [`training`], [`retrieval`] and [`report`] do the
+//! work; [`llama`] is the model; [`ops`] are its operations, one file each; [`device`] is memory and launches.
+//! [`formats`] stands beside `llama` and reads and writes files. Arrows point down only.
+#![warn(missing_docs)]
+
+pub mod commands;
+pub mod device;
+pub mod formats;
+pub mod llama;
+pub mod ops;
+pub mod report;
+pub mod retrieval;
+pub mod training;

@@ -1,0 +1,39 @@
+//! The operations a Llama step is made of, one file an op.
+//!
+//! Each file holds the op's contract (shapes, dtypes, errors), its CPU reference (`mod cpu`, plain slices), and
+//! its CUDA launch (`mod cuda`, which turns shapes and addresses into [`Launch`](crate::device::Launch)es).
+//! The public functions check the contract and then take the path of the device that the tensors live on.
+//!
+//! Conventions: tensors are row-major; `m` or `tokens` is the number of packed tokens; activations are f32 or
+//! bf16; sums, norms, softmax, losses and gradients of parameters are f32; a result is rounded once, at its end.
+//! Outputs are overwritten unless a function says that it adds.
+
+mod check;
+mod float;
+pub mod params;
+
+pub use check::OpError;
+pub use float::Float;
+
+pub mod adamw;
+pub mod attention;
+pub mod cosine;
+pub mod cross_entropy;
+pub mod embedding;
+pub mod gemm;
+pub mod infonce;
+pub mod linear;
+pub mod lora;
+pub mod nf4;
+pub mod philox;
+pub mod pooling;
+pub mod residual;
+pub mod rmsnorm;
+pub mod rope;
+pub mod sequences;
+pub mod similarity;
+pub mod swiglu;
+pub mod triplet;
+
+/// What every op returns.
+pub type Result<T = ()> = std::result::Result<T, OpError>;

@@ -1,0 +1,136 @@
+//! Root-mean-square layer normalisation (Zhang and Sennrich 2019, arXiv 1910.07467).
+//!
+//! `y = x / rms(x) * weight`, with `rms(x) = sqrt(mean(x^2) + eps)` over each row.
+
+use super::check::{Check, F32, FLOAT};
+use super::float::with_float;
+use crate::device::{Device, Tensor};
+
+/// `y[t, :] = x[t, :] * inv_rms[t] * weight`.
+///
+/// - `x`, `y`: `[tokens, hidden]`, f32 or bf16, the same type
+/// - `weight`: `[hidden]`, f32
+/// - `inv_rms`: `[tokens]`, f32, out: `1 / sqrt(mean(x^2) + eps)`, which the backward pass reads
+pub fn forward(x: &Tensor, weight: &Tensor, eps: f32, y: &mut Tensor, inv_rms: &mut Tensor) -> super::Result {
+    let check = Check::new("rmsnorm", x);
+    let (tokens, hidden) = check.matrix("x", x)?;
+    check.dtype("x", x, FLOAT)?;
+    check.tensor("weight", weight, &[hidden], F32)?;
+    check.like("y", y, x)?;
+    check.tensor("inv_rms", inv_rms, &[tokens], F32)?;
+    match check.device() {
+        Device::Cpu => with_float!(x.dtype(), T => cpu::forward::<T>(
+            x.as_slice()?, weight.as_slice()?, eps, y.as_mut_slice()?, inv_rms.as_mut_slice()?)),
+        Device::Cuda(gpu) => gpu.launch(&cuda::forward(x, weight, eps, y, inv_rms)?)?,
+    }
+    Ok(())
+}
+
+/// Gradients of [`forward`]: adds to `dx`, and to `dweight` where one is given.
+///
+/// With `n = x * inv_rms` and `g = dy * weight`: `dx += inv_rms * (g - n * mean(g * n))`,
+/// `dweight += sum over tokens of dy * n`.
+///
+/// - `dy`, `x`, `dx`: `[tokens, hidden]`, f32 or bf16, the same type
+/// - `weight`, `dweight`: `[hidden]`, f32
+/// - `inv_rms`: `[tokens]`, f32, as [`forward`] left it
+///
+/// `dx` is added to because the normalised branch rejoins the residual stream, whose gradient is there already.
+pub fn backward(
+    dy: &Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+    inv_rms: &Tensor,
+    dx: &mut Tensor,
+    dweight: Option<&mut Tensor>,
+) -> super::Result {
+    let check = Check::new("rmsnorm backward", x);
+    let (tokens, hidden) = check.matrix("x", x)?;
+    check.dtype("x", x, FLOAT)?;
+    check.like("dy", dy, x)?;
+    check.tensor("weight", weight, &[hidden], F32)?;
+    check.tensor("inv_rms", inv_rms, &[tokens], F32)?;
+    check.like("dx", dx, x)?;
+    if let Some(dweight) = &dweight {
+        check.tensor("dweight", dweight, &[hidden], F32)?;
+    }
+    match check.device() {
+        Device::Cpu => {
+            let dweight = dweight.map(|d| d.as_mut_slice()).transpose()?;
+            with_float!(x.dtype(), T => cpu::backward::<T>(
+                dy.as_slice()?, x.as_slice()?, weight.as_slice()?, inv_rms.as_slice()?, dx.as_mut_slice()?, dweight));
+            Ok(())
+        }
+        Device::Cuda(_) => check.no_kernel("any type"),
+    }
+}
+
+/// The reference.
+pub mod cpu {
+    use crate::ops::Float;
+    use rayon::prelude::*;
+
+    /// See [`super::forward`].
+    pub fn forward<T: Float>(x: &[T], weight: &[f32], eps: f32, y: &mut [T], inv_rms: &mut [f32]) {
+        let hidden = weight.len();
+        let rows = x.par_chunks(hidden).zip(y.par_chunks_mut(hidden)).zip(inv_rms);
+        rows.for_each(|((x, y), inv_rms)| {
+            let mean_square = x.iter().map(|v| v.to_f32() * v.to_f32()).sum::<f32>() / hidden as f32;
+            *inv_rms = 1.0 / (mean_square + eps).sqrt();
+            for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+                *y = T::from_f32(x.to_f32() * *inv_rms * w);
+            }
+        });
+    }
+
+    /// See [`super::backward`].
+    pub fn backward<T: Float>(
+        dy: &[T],
+        x: &[T],
+        weight: &[f32],
+        inv_rms: &[f32],
+        dx: &mut [T],
+        dweight: Option<&mut [f32]>,
+    ) {
+        let hidden = weight.len();
+        let rows = dy.par_chunks(hidden).zip(x.par_chunks(hidden)).zip(dx.par_chunks_mut(hidden)).zip(inv_rms);
+        rows.for_each(|(((dy, x), dx), &inv_rms)| {
+            let normalised = |x: &T| x.to_f32() * inv_rms;
+            let dot: f32 = dy.iter().zip(weight).zip(x).map(|((dy, w), x)| dy.to_f32() * w * normalised(x)).sum();
+            let mean = dot / hidden as f32;
+            for (((dx, dy), w), x) in dx.iter_mut().zip(dy).zip(weight).zip(x) {
+                *dx = T::from_f32(dx.to_f32() + inv_rms * (dy.to_f32() * w - normalised(x) * mean));
+            }
+        });
+        // Rows are summed in their order, so that the sum does not depend on the number of threads.
+        if let Some(dweight) = dweight {
+            for ((dy, x), inv_rms) in dy.chunks(hidden).zip(x.chunks(hidden)).zip(inv_rms) {
+                for ((dw, dy), x) in dweight.iter_mut().zip(dy).zip(x) {
+                    *dw += dy.to_f32() * x.to_f32() * inv_rms;
+                }
+            }
+        }
+    }
+}
+
+mod cuda {
+    use crate::device::{Launch, Tensor};
+    use crate::ops::float::kernel_for;
+    use crate::ops::params::RmsnormForwardParams;
+
+    /// Threads a row.
+    const THREADS: u32 = 256;
+
+    pub fn forward(x: &Tensor, weight: &Tensor, eps: f32, y: &Tensor, inv_rms: &Tensor) -> crate::ops::Result<Launch> {
+        let params = RmsnormForwardParams {
+            x: x.address()?,
+            weight: weight.address()?,
+            y: y.address()?,
+            inv_rms: inv_rms.address()?,
+            hidden: x.columns() as u32,
+            eps,
+        };
+        let kernel = kernel_for!(x.dtype(), "rmsnorm_forward");
+        Ok(Launch::new("rmsnorm", kernel, [x.rows() as u32, 1, 1], THREADS, params))
+    }
+}

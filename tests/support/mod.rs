@@ -1,0 +1,64 @@
+//! What tests share: random data, errors relative to float64, golden files.
+#![allow(dead_code)]
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand_distr::StandardNormal;
+use std::path::PathBuf;
+
+/// A file or folder under `tests/`, wherever the binary runs: `KIUNGO_TESTS` names the folder on a machine without the
+/// source tree.
+pub fn path(relative: &str) -> PathBuf {
+    let root = std::env::var_os("KIUNGO_TESTS").map(PathBuf::from);
+    root.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests")).join(relative)
+}
+
+/// A generator that gives the same values in every run.
+pub fn rng(seed: u64) -> StdRng {
+    StdRng::seed_from_u64(seed)
+}
+
+/// Standard normal values.
+pub fn normal(rng: &mut StdRng, n: usize) -> Vec<f32> {
+    (0..n).map(|_| rng.sample::<f32, _>(StandardNormal)).collect()
+}
+
+/// `‖a - b‖ / ‖b‖` in float64; infinite where a value is not finite, so that poison never passes.
+pub fn relative_error<A: Copy + Into<f64>, B: Copy + Into<f64>>(a: &[A], b: &[B]) -> f64 {
+    assert_eq!(a.len(), b.len(), "lengths differ");
+    let (mut difference, mut norm) = (0.0f64, 0.0f64);
+    for (&a, &b) in a.iter().zip(b) {
+        let (a, b): (f64, f64) = (a.into(), b.into());
+        if !a.is_finite() {
+            return f64::INFINITY;
+        }
+        difference += (a - b) * (a - b);
+        norm += b * b;
+    }
+    if norm == 0.0 { difference.sqrt() } else { (difference / norm).sqrt() }
+}
+
+/// Fails unless the relative error is at most `bound`.
+#[track_caller]
+pub fn assert_close<A: Copy + Into<f64>, B: Copy + Into<f64>>(what: &str, found: &[A], expected: &[B], bound: f64) {
+    let error = relative_error(found, expected);
+    assert!(error <= bound, "{what}: relative error {error:.3e}, allowed {bound:.1e}");
+}
+
+/// A gradient against central differences of a float64 function, at every element.
+#[track_caller]
+pub fn assert_gradient(what: &str, x: &[f64], gradient: &[f32], bound: f64, f: impl Fn(&[f64]) -> f64) {
+    const STEP: f64 = 1e-5;
+    let mut x = x.to_vec();
+    let numeric: Vec<f64> = (0..x.len())
+        .map(|i| {
+            let at = x[i];
+            x[i] = at + STEP;
+            let above = f(&x);
+            x[i] = at - STEP;
+            let below = f(&x);
+            x[i] = at;
+            (above - below) / (2.0 * STEP)
+        })
+        .collect();
+    assert_close(what, gradient, &numeric, bound);
+}
