@@ -1,1 +1,3 @@
-//! (to come)
+//! The model.
+
+pub mod config;
