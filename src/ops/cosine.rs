@@ -1,1 +1,79 @@
-//! (to come)
+//! Rows scaled to length 1, whose dot products are cosines.
+
+use super::check::{Check, F32};
+use crate::device::{Device, Tensor};
+
+/// Below this length a row is divided by this instead, so that a zero row stays zero.
+pub const MIN_NORM: f32 = 1e-12;
+
+/// `norm[i] = |x[i, :]|`, `y[i, :] = x[i, :] / max(norm[i], MIN_NORM)`.
+///
+/// - `x`, `y`: `[n, hidden]`, f32
+/// - `norm`: `[n]`, f32, out, which the backward pass reads
+pub fn normalize(x: &Tensor, y: &mut Tensor, norm: &mut Tensor) -> super::Result {
+    let check = Check::new("cosine", x);
+    let (n, hidden) = check.matrix("x", x)?;
+    check.dtype("x", x, F32)?;
+    check.like("y", y, x)?;
+    check.tensor("norm", norm, &[n], F32)?;
+    match check.device() {
+        Device::Cpu => cpu::normalize(hidden, x.as_slice()?, y.as_mut_slice()?, norm.as_mut_slice()?),
+        Device::Cuda(_) => check.no_kernel("any type")?,
+    }
+    Ok(())
+}
+
+/// Gradient of [`normalize`]: `dx[i, :] = (dy - y (y . dy)) / norm`; for a row shorter than [`MIN_NORM`],
+/// `dy / MIN_NORM`.
+///
+/// - `dy`, `y`, `dx`: `[n, hidden]`, f32; `dx` is overwritten
+/// - `norm`: `[n]`, f32, as [`normalize`] left it
+pub fn normalize_backward(dy: &Tensor, y: &Tensor, norm: &Tensor, dx: &mut Tensor) -> super::Result {
+    let check = Check::new("cosine backward", y);
+    let (n, hidden) = check.matrix("y", y)?;
+    check.dtype("y", y, F32)?;
+    check.like("dy", dy, y)?;
+    check.tensor("norm", norm, &[n], F32)?;
+    check.like("dx", dx, y)?;
+    match check.device() {
+        Device::Cpu => {
+            cpu::normalize_backward(hidden, dy.as_slice()?, y.as_slice()?, norm.as_slice()?, dx.as_mut_slice()?)
+        }
+        Device::Cuda(_) => check.no_kernel("any type")?,
+    }
+    Ok(())
+}
+
+/// The reference.
+pub mod cpu {
+    use super::MIN_NORM;
+    use rayon::prelude::*;
+
+    /// See [`super::normalize`].
+    pub fn normalize(hidden: usize, x: &[f32], y: &mut [f32], norm: &mut [f32]) {
+        x.par_chunks(hidden).zip(y.par_chunks_mut(hidden)).zip(norm).for_each(|((x, y), norm)| {
+            *norm = dot(x, x).sqrt() as f32;
+            let length = norm.max(MIN_NORM);
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = x / length;
+            }
+        });
+    }
+
+    /// See [`super::normalize_backward`].
+    pub fn normalize_backward(hidden: usize, dy: &[f32], y: &[f32], norm: &[f32], dx: &mut [f32]) {
+        let rows = dy.par_chunks(hidden).zip(y.par_chunks(hidden)).zip(dx.par_chunks_mut(hidden)).zip(norm);
+        rows.for_each(|(((dy, y), dx), &norm)| {
+            let along = if norm < MIN_NORM { 0.0 } else { dot(y, dy) as f32 };
+            let length = norm.max(MIN_NORM);
+            for ((dx, dy), y) in dx.iter_mut().zip(dy).zip(y) {
+                *dx = (dy - y * along) / length;
+            }
+        });
+    }
+
+    /// In float64, where the sum of thousands of squares loses nothing.
+    pub(in crate::ops) fn dot(a: &[f32], b: &[f32]) -> f64 {
+        a.iter().zip(b).map(|(&a, &b)| a as f64 * b as f64).sum()
+    }
+}

@@ -10,6 +10,7 @@
 
 mod check;
 mod float;
+mod in_batch;
 pub mod params;
 
 pub use check::OpError;

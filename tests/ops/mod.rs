@@ -1,1 +1,4 @@
+mod cosine;
+mod infonce;
 mod rmsnorm;
+mod triplet;

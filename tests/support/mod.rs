@@ -1,6 +1,7 @@
 //! What tests share: random data, errors relative to float64, golden files.
 #![allow(dead_code)]
 
+use kiungo::device::{DType, Device, Tensor};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rand_distr::StandardNormal;
 use std::path::PathBuf;
@@ -20,6 +21,23 @@ pub fn rng(seed: u64) -> StdRng {
 /// Standard normal values.
 pub fn normal(rng: &mut StdRng, n: usize) -> Vec<f32> {
     (0..n).map(|_| rng.sample::<f32, _>(StandardNormal)).collect()
+}
+
+/// Those values as a tensor on the CPU.
+pub fn tensor(data: &[f32], shape: &[usize]) -> Tensor {
+    Tensor::from_slice(&Device::Cpu, data, shape).unwrap()
+}
+
+/// An f32 tensor on the CPU that is all NaN, for outputs.
+pub fn poisoned(shape: &[usize]) -> Tensor {
+    let mut tensor = Tensor::zeros(&Device::Cpu, DType::F32, shape).unwrap();
+    tensor.fill_byte(0xFF).unwrap();
+    tensor
+}
+
+/// Widened exactly.
+pub fn widen(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&v| v.into()).collect()
 }
 
 /// `‖a - b‖ / ‖b‖` in float64; infinite where a value is not finite, so that poison never passes.
