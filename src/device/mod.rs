@@ -4,6 +4,7 @@
 //! [`Gpu`], which is any [`Executor`] of CUDA kernels: the driver ([`cuda::Driver`]), or in this project's
 //! tests an emulator that runs the same kernel sources on the CPU.
 
+pub mod cpu;
 pub mod cuda;
 mod error;
 mod launch;

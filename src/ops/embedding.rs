@@ -1,1 +1,83 @@
-//! (to come)
+//! Token embedding: row `ids[t]` of a table.
+
+use super::check::{Check, F32, FLOAT, U32};
+use super::float::with_float;
+use crate::device::{Device, Tensor};
+
+/// `y[t, :] = table[ids[t], :]`.
+///
+/// - `table`: `[vocab, hidden]`, f32 or bf16
+/// - `ids`: `[tokens]`, u32, below `vocab` (an error on the CPU)
+/// - `y`: `[tokens, hidden]`, f32 or bf16
+pub fn forward(table: &Tensor, ids: &Tensor, y: &mut Tensor) -> super::Result {
+    let check = Check::new("embedding", table);
+    let (vocab, hidden) = check.matrix("table", table)?;
+    check.dtype("table", table, FLOAT)?;
+    check.tensor("ids", ids, &[ids.len()], U32)?;
+    check.tensor("y", y, &[ids.len(), hidden], FLOAT)?;
+    match check.device() {
+        Device::Cpu => {
+            check_ids(&check, ids.as_slice()?, vocab)?;
+            with_float!(table.dtype(), W => with_float!(y.dtype(), T => cpu::forward::<W, T>(
+                table.as_slice()?, ids.as_slice()?, hidden, y.as_mut_slice()?)));
+            Ok(())
+        }
+        Device::Cuda(_) => check.no_kernel("any type"),
+    }
+}
+
+/// Gradient of [`forward`]: `dtable[ids[t], :] += dy[t, :]`, in the order of the tokens.
+///
+/// - `dy`: `[tokens, hidden]`, f32 or bf16
+/// - `ids`: `[tokens]`, u32, below `vocab` (an error on the CPU)
+/// - `dtable`: `[vocab, hidden]`, f32, added to
+pub fn backward(dy: &Tensor, ids: &Tensor, dtable: &mut Tensor) -> super::Result {
+    let check = Check::new("embedding backward", dy);
+    let (vocab, hidden) = check.matrix("dtable", dtable)?;
+    check.tensor("dtable", dtable, &[vocab, hidden], F32)?;
+    check.tensor("ids", ids, &[ids.len()], U32)?;
+    check.tensor("dy", dy, &[ids.len(), hidden], FLOAT)?;
+    match check.device() {
+        Device::Cpu => {
+            check_ids(&check, ids.as_slice()?, vocab)?;
+            with_float!(dy.dtype(), T => cpu::backward::<T>(
+                dy.as_slice()?, ids.as_slice()?, hidden, dtable.as_mut_slice()?));
+            Ok(())
+        }
+        Device::Cuda(_) => check.no_kernel("any type"),
+    }
+}
+
+fn check_ids(check: &Check, ids: &[u32], vocab: usize) -> super::Result {
+    let wrong = ids.iter().position(|&id| id as usize >= vocab);
+    check.value(wrong.is_none(), || {
+        let t = wrong.unwrap_or_default();
+        format!("token {t} has id {}, and the table has {vocab} rows: is the tokenizer the model's own?", ids[t])
+    })
+}
+
+/// The reference.
+pub mod cpu {
+    use crate::ops::Float;
+    use rayon::prelude::*;
+
+    /// See [`super::forward`].
+    pub fn forward<W: Float, T: Float>(table: &[W], ids: &[u32], hidden: usize, y: &mut [T]) {
+        y.par_chunks_mut(hidden).zip(ids).for_each(|(y, &id)| {
+            let row = &table[id as usize * hidden..][..hidden];
+            for (y, w) in y.iter_mut().zip(row) {
+                *y = T::from_f32(w.to_f32());
+            }
+        });
+    }
+
+    /// See [`super::backward`].
+    pub fn backward<T: Float>(dy: &[T], ids: &[u32], hidden: usize, dtable: &mut [f32]) {
+        for (dy, &id) in dy.chunks(hidden).zip(ids) {
+            let row = &mut dtable[id as usize * hidden..][..hidden];
+            for (d, dy) in row.iter_mut().zip(dy) {
+                *d += dy.to_f32();
+            }
+        }
+    }
+}

@@ -1,1 +1,85 @@
-//! (to come)
+//! The linear layer without bias, `y = x W^T`, over a weight in any of its forms.
+
+use super::Result;
+use super::check::{Allowed, Check, F32, FLOAT};
+use super::gemm::{Layout, gemm};
+use crate::device::Tensor;
+
+/// A linear layer's weight, `[out, in]`.
+#[derive(Debug)]
+pub enum Weight {
+    /// As it is: f32 or bf16.
+    Dense(Tensor),
+}
+
+impl Weight {
+    /// `[out, in]`.
+    pub fn shape(&self) -> &[usize] {
+        match self {
+            Weight::Dense(w) => w.shape(),
+        }
+    }
+
+    /// Bytes it takes on its device.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Weight::Dense(w) => w.bytes(),
+        }
+    }
+
+    /// Outputs and inputs, of a weight on the device of the call.
+    fn check(&self, check: &Check) -> Result<(usize, usize)> {
+        match self {
+            Weight::Dense(w) => {
+                check.dtype("weight", w, FLOAT)?;
+                check.matrix("weight", w)
+            }
+        }
+    }
+}
+
+/// `y = x W^T`.
+///
+/// - `x`: `[tokens, in]`, f32 or bf16
+/// - `weight`: `[out, in]`
+/// - `y`: `[tokens, out]`, of `x`'s type
+pub fn forward(x: &Tensor, weight: &Weight, y: &mut Tensor) -> Result {
+    let check = Check::new("linear", x);
+    let (outputs, inputs) = weight.check(&check)?;
+    let (tokens, _) = check.matrix("x", x)?;
+    check.tensor("x", x, &[tokens, inputs], FLOAT)?;
+    check.tensor("y", y, &[tokens, outputs], Allowed::Only(x.dtype()))?;
+    match weight {
+        Weight::Dense(w) => gemm(Layout::Nt, x, w, y, false),
+    }
+}
+
+/// Gradient of [`forward`] with respect to `x`: `dx = dy W`, or with `accumulate` `dx += dy W`, rounded once.
+///
+/// - `dy`: `[tokens, out]`, f32 or bf16
+/// - `weight`: `[out, in]`
+/// - `dx`: `[tokens, in]`, of `dy`'s type
+pub fn backward_input(dy: &Tensor, weight: &Weight, dx: &mut Tensor, accumulate: bool) -> Result {
+    let check = Check::new("linear backward", dy);
+    let (outputs, inputs) = weight.check(&check)?;
+    let (tokens, _) = check.matrix("dy", dy)?;
+    check.tensor("dy", dy, &[tokens, outputs], FLOAT)?;
+    check.tensor("dx", dx, &[tokens, inputs], Allowed::Only(dy.dtype()))?;
+    match weight {
+        Weight::Dense(w) => gemm(Layout::Nn, dy, w, dx, accumulate),
+    }
+}
+
+/// Gradient of [`forward`] with respect to the weight: `dw += dy^T x`.
+///
+/// - `dy`: `[tokens, out]`, `x`: `[tokens, in]`, f32 or bf16, the same type
+/// - `dw`: `[out, in]`, f32, added to
+pub fn backward_weight(dy: &Tensor, x: &Tensor, dw: &mut Tensor) -> Result {
+    let check = Check::new("linear backward", x);
+    let (tokens, inputs) = check.matrix("x", x)?;
+    let (_, outputs) = check.matrix("dy", dy)?;
+    check.dtype("x", x, FLOAT)?;
+    check.tensor("dy", dy, &[tokens, outputs], Allowed::Only(x.dtype()))?;
+    check.tensor("dw", dw, &[outputs, inputs], F32)?;
+    gemm(Layout::Tn, dy, x, dw, true)
+}

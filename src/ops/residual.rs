@@ -1,1 +1,39 @@
-//! (to come)
+//! The residual stream: `x += y`.
+
+use super::check::{Check, FLOAT};
+use super::float::with_float;
+use crate::device::{Device, Tensor};
+
+/// `x += y`, element by element.
+///
+/// - `x`, `y`: any shape, f32 or bf16, the same of both
+///
+/// The gradient passes to both as it is, so there is no backward function.
+pub fn add(x: &mut Tensor, y: &Tensor) -> super::Result {
+    let check = Check::new("residual", y);
+    check.dtype("y", y, FLOAT)?;
+    check.like("x", x, y)?;
+    match check.device() {
+        Device::Cpu => with_float!(y.dtype(), T => cpu::add::<T>(x.as_mut_slice()?, y.as_slice()?)),
+        Device::Cuda(_) => check.no_kernel("any type")?,
+    }
+    Ok(())
+}
+
+/// The reference.
+pub mod cpu {
+    use crate::ops::Float;
+    use rayon::prelude::*;
+
+    /// Elements a task.
+    const CHUNK: usize = 8192;
+
+    /// See [`super::add`].
+    pub fn add<T: Float>(x: &mut [T], y: &[T]) {
+        x.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).for_each(|(x, y)| {
+            for (x, y) in x.iter_mut().zip(y) {
+                *x = T::from_f32(x.to_f32() + y.to_f32());
+            }
+        });
+    }
+}

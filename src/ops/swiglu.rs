@@ -1,1 +1,82 @@
-//! (to come)
+//! The gated activation of the feed-forward network (SwiGLU; Shazeer 2020, arXiv 2002.05202).
+//!
+//! `y = silu(gate) * up`, with `silu(g) = g * sigmoid(g)`.
+
+use super::check::{Check, FLOAT};
+use super::float::with_float;
+use crate::device::{Device, Tensor};
+
+/// `y = silu(gate) * up`.
+///
+/// - `gate`, `up`, `y`: any shape, f32 or bf16, the same of all
+pub fn forward(gate: &Tensor, up: &Tensor, y: &mut Tensor) -> super::Result {
+    let check = Check::new("swiglu", gate);
+    check.dtype("gate", gate, FLOAT)?;
+    check.like("up", up, gate)?;
+    check.like("y", y, gate)?;
+    match check.device() {
+        Device::Cpu => with_float!(gate.dtype(), T => cpu::forward::<T>(
+            gate.as_slice()?, up.as_slice()?, y.as_mut_slice()?)),
+        Device::Cuda(_) => check.no_kernel("any type")?,
+    }
+    Ok(())
+}
+
+/// Gradients of [`forward`].
+///
+/// With `s = sigmoid(gate)`: `dgate = dy * up * s * (1 + gate * (1 - s))`, `dup = dy * gate * s`.
+///
+/// - all: the same shape and type, f32 or bf16
+pub fn backward(dy: &Tensor, gate: &Tensor, up: &Tensor, dgate: &mut Tensor, dup: &mut Tensor) -> super::Result {
+    let check = Check::new("swiglu backward", gate);
+    check.dtype("gate", gate, FLOAT)?;
+    check.like("dy", dy, gate)?;
+    check.like("up", up, gate)?;
+    check.like("dgate", dgate, gate)?;
+    check.like("dup", dup, gate)?;
+    match check.device() {
+        Device::Cpu => with_float!(gate.dtype(), T => cpu::backward::<T>(
+            dy.as_slice()?, gate.as_slice()?, up.as_slice()?, dgate.as_mut_slice()?, dup.as_mut_slice()?)),
+        Device::Cuda(_) => check.no_kernel("any type")?,
+    }
+    Ok(())
+}
+
+/// The reference.
+pub mod cpu {
+    use crate::ops::Float;
+    use rayon::prelude::*;
+
+    /// Elements a task.
+    const CHUNK: usize = 4096;
+
+    fn sigmoid(x: f32) -> f32 {
+        1.0 / (1.0 + (-x).exp())
+    }
+
+    /// See [`super::forward`].
+    pub fn forward<T: Float>(gate: &[T], up: &[T], y: &mut [T]) {
+        let chunks = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(y.par_chunks_mut(CHUNK));
+        chunks.for_each(|((gate, up), y)| {
+            for ((gate, up), y) in gate.iter().zip(up).zip(y) {
+                let gate = gate.to_f32();
+                *y = T::from_f32(gate * sigmoid(gate) * up.to_f32());
+            }
+        });
+    }
+
+    /// See [`super::backward`].
+    pub fn backward<T: Float>(dy: &[T], gate: &[T], up: &[T], dgate: &mut [T], dup: &mut [T]) {
+        let inputs = dy.par_chunks(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK));
+        let outputs = dgate.par_chunks_mut(CHUNK).zip(dup.par_chunks_mut(CHUNK));
+        inputs.zip(outputs).for_each(|(((dy, gate), up), (dgate, dup))| {
+            let inputs = dy.iter().zip(gate).zip(up);
+            for (((dy, gate), up), (dgate, dup)) in inputs.zip(dgate.iter_mut().zip(dup)) {
+                let (dy, gate, up) = (dy.to_f32(), gate.to_f32(), up.to_f32());
+                let s = sigmoid(gate);
+                *dgate = T::from_f32(dy * up * s * (1.0 + gate * (1.0 - s)));
+                *dup = T::from_f32(dy * gate * s);
+            }
+        });
+    }
+}

@@ -1,4 +1,11 @@
 mod cosine;
+mod embedding;
+mod gemm;
 mod infonce;
+mod linear;
+mod residual;
 mod rmsnorm;
+mod rope;
+mod sequences;
+mod swiglu;
 mod triplet;

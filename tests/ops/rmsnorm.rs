@@ -1,4 +1,4 @@
-use crate::support::{assert_close, assert_gradient, normal, rng};
+use crate::support::{assert_close, assert_gradient, normal, rng, widen};
 use kiungo::device::{DType, Device, Tensor};
 use kiungo::ops::rmsnorm;
 
@@ -11,10 +11,6 @@ fn reference(x: &[f64], weight: &[f64]) -> Vec<f64> {
             row.iter().zip(weight).map(move |(v, w)| v / rms * w).collect::<Vec<_>>()
         })
         .collect()
-}
-
-fn widen(x: &[f32]) -> Vec<f64> {
-    x.iter().map(|&v| v.into()).collect()
 }
 
 #[test]

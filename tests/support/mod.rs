@@ -1,6 +1,7 @@
 //! What tests share: random data, errors relative to float64, golden files.
 #![allow(dead_code)]
 
+use half::bf16;
 use kiungo::device::{DType, Device, Tensor};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rand_distr::StandardNormal;
@@ -28,9 +29,19 @@ pub fn tensor(data: &[f32], shape: &[usize]) -> Tensor {
     Tensor::from_slice(&Device::Cpu, data, shape).unwrap()
 }
 
-/// An f32 tensor on the CPU that is all NaN, for outputs.
+/// An f32 tensor on the CPU that is all NaN, for outputs: an element that is not written, or is read, shows.
 pub fn poisoned(shape: &[usize]) -> Tensor {
-    let mut tensor = Tensor::zeros(&Device::Cpu, DType::F32, shape).unwrap();
+    poisoned_as(DType::F32, shape)
+}
+
+/// The same in f32 or bf16, rounded.
+pub fn tensor_as(dtype: DType, data: &[f32], shape: &[usize]) -> Tensor {
+    Tensor::from_f32(&Device::Cpu, dtype, data.to_vec(), shape).unwrap()
+}
+
+/// The same as [`poisoned`] for any float type.
+pub fn poisoned_as(dtype: DType, shape: &[usize]) -> Tensor {
+    let mut tensor = Tensor::zeros(&Device::Cpu, dtype, shape).unwrap();
     tensor.fill_byte(0xFF).unwrap();
     tensor
 }
@@ -79,4 +90,31 @@ pub fn assert_gradient(what: &str, x: &[f64], gradient: &[f32], bound: f64, f: i
         })
         .collect();
     assert_close(what, gradient, &numeric, bound);
+}
+
+/// Standard normal values that bf16 holds exactly.
+pub fn normal_bf16(rng: &mut StdRng, n: usize) -> Vec<f32> {
+    normal(rng, n).into_iter().map(|x| bf16::from_f32(x).to_f32()).collect()
+}
+
+/// A bf16 result against float64: the error may be twice that of the exact result rounded once, which is the least
+/// that any bf16 computation can have.
+#[track_caller]
+pub fn assert_bf16(what: &str, found: &Tensor, exact: &[f64]) {
+    assert_eq!(found.dtype(), DType::Bf16, "{what}");
+    let rounded: Vec<f64> = exact.iter().map(|&x| bf16::from_f64(x).to_f64()).collect();
+    assert_close(what, &found.to_f32().unwrap(), exact, 2.0 * relative_error(&rounded, exact));
+}
+
+/// Runs `f` with one, two and three threads; its results must be the same to the bit.
+#[track_caller]
+pub fn assert_same_for_any_threads(what: &str, f: impl Fn() -> Vec<f32> + Sync) {
+    let bits = |threads: usize| -> Vec<u32> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(&f).into_iter().map(f32::to_bits).collect()
+    };
+    let one = bits(1);
+    for threads in [2, 3] {
+        assert!(one == bits(threads), "{what}: {threads} threads give other bytes than one");
+    }
 }
