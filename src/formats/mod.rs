@@ -1,1 +1,11 @@
-//! (to come)
+//! Files, read and written: checkpoints, adapters, tokenizers, word pairs, questions.
+//!
+//! Input is not trusted: every reader returns an error that names the file and the place, and none panics.
+//! Output is whole or absent: files are written under a temporary name and renamed.
+
+pub mod output;
+pub mod pairs;
+pub mod safetensors;
+pub mod squad;
+pub mod text;
+pub mod tokenizer;

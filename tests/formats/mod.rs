@@ -1,1 +1,11 @@
+mod output;
+mod safetensors;
+mod text;
+mod tokenizer;
 
+/// An error's words with a folder's path cut out, so that they can be compared whole.
+fn words(error: impl std::fmt::Display, folder: &std::path::Path) -> String {
+    let canonical = folder.canonicalize().expect("a folder");
+    let text = error.to_string().replace(&format!("{}/", canonical.display()), "");
+    text.replace(&format!("{}/", folder.display()), "").replace(&folder.display().to_string(), "FOLDER")
+}

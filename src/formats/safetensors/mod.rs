@@ -1,0 +1,198 @@
+//! Weights in safetensors files.
+//!
+//! [`Checkpoint`] reads the headers of all files of a folder when it is opened, and the data of a tensor when the
+//! tensor is asked for, so that part of a model costs part of the reading.
+
+mod error;
+mod shards;
+mod write;
+
+pub use error::CheckpointError;
+pub use write::{TensorLayout, write_safetensors};
+
+use crate::device::{DType, Device, Tensor};
+use crate::ops::Float;
+use half::{bf16, f16};
+use rayon::prelude::*;
+use safetensors::Dtype;
+use sha2::{Digest, Sha256};
+use shards::Shard;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+type Result<T, E = CheckpointError> = std::result::Result<T, E>;
+
+/// Elements that one task reads and converts.
+const CHUNK: usize = 1 << 20;
+/// Bytes of each tensor that go into a checkpoint's identity.
+const SAMPLE: usize = 256;
+
+/// A tensor as a file holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Element type.
+    pub dtype: Dtype,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    shard: usize,
+    /// Offset and length of the data in bytes.
+    start: usize,
+    bytes: usize,
+}
+
+/// The tensors of a folder of safetensors files, or of one file.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    shards: Vec<Shard>,
+    tensors: BTreeMap<String, TensorInfo>,
+}
+
+impl Checkpoint {
+    /// Reads the headers of every `*.safetensors` in a folder.
+    pub fn open(folder: &Path) -> Result<Checkpoint> {
+        Checkpoint::from_shards(folder, shards::find(folder)?)
+    }
+
+    /// Reads the header of one file.
+    pub fn open_file(path: &Path) -> Result<Checkpoint> {
+        Checkpoint::from_shards(path, vec![path.into()])
+    }
+
+    fn from_shards(path: &Path, files: Vec<PathBuf>) -> Result<Checkpoint> {
+        let shards = files.into_iter().map(Shard::open).collect::<Result<Vec<_>>>()?;
+        let mut tensors: BTreeMap<String, TensorInfo> = BTreeMap::new();
+        for (i, shard) in shards.iter().enumerate() {
+            for (tensor, info) in shard.metadata.tensors() {
+                let (start, end) = info.data_offsets;
+                let info =
+                    TensorInfo { dtype: info.dtype, shape: info.shape.clone(), shard: i, start, bytes: end - start };
+                if let Some(other) = tensors.insert(tensor.clone(), info) {
+                    let (first, second) = (shards[other.shard].path.clone(), shard.path.clone());
+                    return Err(CheckpointError::Duplicate { tensor, first, second });
+                }
+            }
+        }
+        Ok(Checkpoint { path: path.into(), shards, tensors })
+    }
+
+    /// All tensors by name.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
+        self.tensors.iter().map(|(name, info)| (name.as_str(), info))
+    }
+
+    /// True where a file holds the tensor.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Type and shape of a tensor.
+    pub fn tensor(&self, name: &str) -> Result<&TensorInfo> {
+        self.tensors.get(name).ok_or_else(|| CheckpointError::NoTensor {
+            path: self.path.clone(),
+            tensor: name.into(),
+            count: self.tensors.len(),
+            example: self.tensors.keys().next().cloned().unwrap_or_default(),
+        })
+    }
+
+    /// An error unless the tensor has this shape.
+    pub fn expect_shape(&self, name: &str, expected: &[usize]) -> Result<()> {
+        let info = self.tensor(name)?;
+        if info.shape == expected {
+            return Ok(());
+        }
+        Err(CheckpointError::Shape {
+            path: self.file_of(info),
+            tensor: name.into(),
+            expected: expected.into(),
+            found: info.shape.clone(),
+        })
+    }
+
+    /// A tensor's values as f32, from f32, f16 or bf16; all must be finite.
+    pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+        self.read_float(name)
+    }
+
+    /// A tensor on a device, its values converted from f32, f16 or bf16 to `dtype` (f32 or bf16), rounded to
+    /// nearest; all must be finite.
+    pub fn read(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        let shape = &self.tensor(name)?.shape;
+        match dtype {
+            DType::F32 => Ok(Tensor::from_vec(device, self.read_float::<f32>(name)?, shape)?),
+            DType::Bf16 => Ok(Tensor::from_vec(device, self.read_float::<bf16>(name)?, shape)?),
+            other => Err(CheckpointError::Target(other)),
+        }
+    }
+
+    /// A tensor's bytes as they are stored.
+    pub fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
+        let info = self.tensor(name)?;
+        let mut bytes = vec![0; info.bytes];
+        self.shards[info.shard].read(info.start, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// SHA-256, in hexadecimal, over name, type, shape and first bytes of every tensor. Cheap, and enough to tell
+    /// two fine-tunes of one architecture apart; it does not depend on how the tensors are spread over files.
+    pub fn identity(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        let mut sample = [0; SAMPLE];
+        for (name, info) in &self.tensors {
+            let sample = &mut sample[..info.bytes.min(SAMPLE)];
+            self.shards[info.shard].read(info.start, sample)?;
+            hash.update(format!("{name} {} {:?} ", info.dtype, info.shape));
+            hash.update(sample);
+        }
+        Ok(format!("{:x}", hash.finalize()))
+    }
+
+    /// The file that holds a tensor.
+    fn file_of(&self, info: &TensorInfo) -> PathBuf {
+        self.shards[info.shard].path.clone()
+    }
+
+    fn read_float<T: Float>(&self, name: &str) -> Result<Vec<T>> {
+        let info = self.tensor(name)?;
+        let (size, decode): (usize, Decode<T>) = match info.dtype {
+            Dtype::F32 => (4, |bytes, out| decode(bytes, out, f32::from_le_bytes)),
+            Dtype::F16 => (2, |bytes, out| decode(bytes, out, |b| f16::from_le_bytes(b).to_f32())),
+            Dtype::BF16 => (2, |bytes, out| decode(bytes, out, |b| bf16::from_le_bytes(b).to_f32())),
+            found => {
+                let (path, found) = (self.file_of(info), found.to_string());
+                return Err(CheckpointError::DType { path, tensor: name.into(), expected: "F32, F16 or BF16", found });
+            }
+        };
+        let shard = &self.shards[info.shard];
+        let mut values = vec![T::zeroed(); info.bytes / size];
+        let chunks = values.par_chunks_mut(CHUNK).enumerate();
+        let failed = chunks.map_init(Vec::new, |bytes, (i, out)| {
+            bytes.resize(out.len() * size, 0);
+            shard.read(info.start + i * CHUNK * size, bytes)?;
+            decode(bytes, out);
+            match out.iter().position(|v| !v.to_f32().is_finite()) {
+                None => Ok(()),
+                Some(at) => Err(self.not_finite(name, info, i * CHUNK + at, out[at])),
+            }
+        });
+        failed.find_map_first(Result::err).map_or(Ok(values), Err)
+    }
+
+    fn not_finite<T: Float>(&self, name: &str, info: &TensorInfo, flat: usize, value: T) -> CheckpointError {
+        let mut rest = flat;
+        let mut index: Vec<usize> = info.shape.iter().rev().map(|&n| (rest % n, rest /= n).0).collect();
+        index.reverse();
+        let (path, tensor, value) = (self.file_of(info), name.into(), value.to_f32());
+        CheckpointError::NotFinite { path, tensor, index, value, dtype: T::DTYPE }
+    }
+}
+
+/// Turns stored bytes into values.
+type Decode<T> = fn(&[u8], &mut [T]);
+
+fn decode<T: Float, const N: usize>(bytes: &[u8], out: &mut [T], widen: impl Fn([u8; N]) -> f32) {
+    for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
+        *out = T::from_f32(widen(*bytes));
+    }
+}

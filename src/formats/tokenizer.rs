@@ -1,0 +1,173 @@
+//! Texts to token ids, by a checkpoint's `tokenizer.json`.
+
+use super::text::nfc;
+use std::path::{Path, PathBuf};
+use tokenizers::{PostProcessor, TruncationDirection};
+
+/// Name of the file in a checkpoint's folder.
+pub const FILE: &str = "tokenizer.json";
+
+/// Where the token at the beginning of a sequence comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bos {
+    /// The model's BOS is put in front where the tokenizer puts none.
+    #[default]
+    Add,
+    /// What the tokenizer itself does, be it nothing.
+    Tokenizer,
+}
+
+impl std::fmt::Display for Bos {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Bos::Add => "add",
+            Bos::Tokenizer => "tokenizer",
+        })
+    }
+}
+
+impl std::str::FromStr for Bos {
+    type Err = String;
+    fn from_str(word: &str) -> Result<Bos, String> {
+        match word {
+            "add" => Ok(Bos::Add),
+            "tokenizer" => Ok(Bos::Tokenizer),
+            _ => Err(format!("`{word}` is not a way to begin a sequence; expected add or tokenizer")),
+        }
+    }
+}
+
+/// Why a text cannot be turned into tokens.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// The file cannot be read, or is not a tokenizer.
+    #[error("{}: {message}; expected a tokenizer.json as Hugging Face's tokenizers library writes it", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        message: String,
+    },
+    /// Some tokens have no row in the embedding.
+    #[error(
+        "{}: token ids go up to {last}, but the model's embedding has {rows} rows; take the tokenizer of the same checkpoint",
+        path.display()
+    )]
+    Vocabulary {
+        /// The file.
+        path: PathBuf,
+        /// The highest token id.
+        last: u32,
+        /// Rows of the embedding.
+        rows: usize,
+    },
+    /// A BOS was asked for, and the model has none.
+    #[error("{}: the model's config.json has no bos_token_id to add; use --bos tokenizer", path.display())]
+    NoBos {
+        /// The tokenizer's file.
+        path: PathBuf,
+    },
+    /// The longest sequence allowed has no room for a token of the text.
+    #[error("a maximum of {max_length} tokens leaves no room beside {special} special ones")]
+    MaxLength {
+        /// Tokens allowed.
+        max_length: usize,
+        /// Tokens that are added to every text.
+        special: usize,
+    },
+    /// No token is left of the text.
+    #[error("{text:?} gives no tokens; leave it out")]
+    Empty {
+        /// The text, or its beginning.
+        text: String,
+    },
+    /// The tokenizer failed.
+    #[error("{text:?}: {message}")]
+    Encode {
+        /// The text, or its beginning.
+        text: String,
+        /// Why.
+        message: String,
+    },
+}
+
+/// A text's tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// Token ids, each below the embedding's rows.
+    pub ids: Vec<u32>,
+    /// The end of the text was cut off.
+    pub truncated: bool,
+}
+
+/// A tokenizer that fits a model's embedding.
+pub struct Tokenizer {
+    path: PathBuf,
+    inner: tokenizers::Tokenizer,
+    /// Special tokens that the tokenizer itself puts around a text.
+    special: usize,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` in a checkpoint's folder; `rows` are the embedding's.
+    pub fn open(folder: &Path, rows: usize) -> Result<Tokenizer, TokenizerError> {
+        let path = folder.join(FILE);
+        let read = |message: String| TokenizerError::Read { path: path.clone(), message };
+        let bytes = std::fs::read(&path).map_err(|e| read(e.to_string()))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| read(e.to_string()))?;
+        // Files in the wild hold the settings of their last training; sequences here are packed and cut by `encode`.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| read(e.to_string()))?;
+        let last = inner.get_vocab(true).into_values().max().unwrap_or(0);
+        if last as usize >= rows {
+            return Err(TokenizerError::Vocabulary { path, last, rows });
+        }
+        let special = inner.get_post_processor().map_or(0, |p| p.added_tokens(false));
+        Ok(Tokenizer { path, inner, special })
+    }
+
+    /// The tokens of a text, at most `max_length` with the special ones.
+    ///
+    /// The text is brought to NFC first. With [`Bos::Add`] the model's `bos` comes in front, unless the tokenizer
+    /// began with it already. A text that gives no token of its own is an error.
+    pub fn encode(
+        &self,
+        text: &str,
+        bos: Bos,
+        bos_id: Option<u32>,
+        max_length: usize,
+    ) -> Result<Encoded, TokenizerError> {
+        let failed = |e: tokenizers::Error| TokenizerError::Encode { text: beginning(text), message: e.to_string() };
+        let front = match bos {
+            Bos::Tokenizer => None,
+            Bos::Add => Some(bos_id.ok_or_else(|| TokenizerError::NoBos { path: self.path.clone() })?),
+        };
+        let bare = self.inner.encode_fast(nfc(text), false).map_err(failed)?;
+        if bare.is_empty() {
+            return Err(TokenizerError::Empty { text: beginning(text) });
+        }
+        let whole = self.inner.post_process(bare.clone(), None, true).map_err(failed)?;
+        let front = front.filter(|bos| whole.get_ids().first() != Some(bos));
+        let special = self.special + usize::from(front.is_some());
+        let room = max_length.checked_sub(special).filter(|&room| room > 0);
+        let room = room.ok_or(TokenizerError::MaxLength { max_length, special })?;
+        let truncated = bare.len() > room;
+        let kept = if truncated {
+            let mut kept = bare;
+            kept.truncate(room, 0, TruncationDirection::Right);
+            self.inner.post_process(kept, None, true).map_err(failed)?
+        } else {
+            whole
+        };
+        Ok(Encoded { ids: front.into_iter().chain(kept.get_ids().iter().copied()).collect(), truncated })
+    }
+}
+
+/// Enough of a text to find it by.
+fn beginning(text: &str) -> String {
+    const SHOWN: usize = 60;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.into(),
+    }
+}
