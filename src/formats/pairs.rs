@@ -122,8 +122,8 @@ impl Reader<'_> {
             .from_reader(text.as_bytes());
         let (mut names, mut at, mut rows, mut first) = (None, [0, 1], Vec::new(), true);
         for record in reader.records() {
-            let record = record.map_err(|e| self.error(e.position().map_or(0, |p| p.line()), e.to_string()))?;
-            let line = record.position().map_or(0, |p| p.line());
+            let record = record.map_err(|e| self.error(line_of(text, e.position()), e.to_string()))?;
+            let line = line_of(text, record.position());
             if record.iter().all(|cell| cell.trim().is_empty()) {
                 continue;
             }
@@ -216,6 +216,14 @@ impl Reader<'_> {
         }
         Ok(Pairs { pairs, columns, duplicates, respelled })
     }
+}
+
+/// The line of a record. The csv crate's own count is taken before the line ends that it skips.
+fn line_of(text: &str, start: Option<&csv::Position>) -> u64 {
+    let Some(start) = start else { return 1 };
+    let rest = text.as_bytes().get(start.byte() as usize..).unwrap_or_default();
+    let skipped = rest.iter().take_while(|b| matches!(b, b'\r' | b'\n')).filter(|&&b| b == b'\n').count();
+    start.line() + skipped as u64
 }
 
 fn is_header(record: &csv::StringRecord) -> bool {

@@ -38,8 +38,8 @@ pub struct Question {
 pub struct Dataset {
     /// The file.
     pub path: PathBuf,
-    /// Its language, e.g. `en`, where it is known.
-    pub language: Option<String>,
+    /// Its language, e.g. `en`.
+    pub language: String,
     /// In the order of the file.
     pub articles: Vec<Article>,
     /// Letters with a cedilla that became Romanian letters with a comma below.
@@ -117,18 +117,13 @@ impl Dataset {
         self.paragraphs().enumerate().flat_map(|(i, paragraph)| paragraph.questions.iter().map(move |q| (i, q)))
     }
 
-    /// Reads a file in a language (`None` where it is unknown; Romanian is respelled, see [`Orthography`]).
-    pub fn read(path: &Path, language: Option<&str>) -> Result<Dataset, SquadError> {
+    /// Reads a file in a language, e.g. `en`. Romanian is respelled, see [`Orthography`].
+    pub fn open(path: &Path, language: &str) -> Result<Dataset, SquadError> {
         let bytes = std::fs::read(path).map_err(|source| SquadError::Read { path: path.into(), source })?;
         let file = parse(path, &bytes)?;
-        let mut spelling = Spelling::of(language);
+        let mut spelling = Spelling { orthography: Orthography::of_language(language), respelled: 0 };
         let articles: Vec<Article> = file.data.into_iter().map(|article| spelling.article(article)).collect();
-        let dataset = Dataset {
-            path: path.into(),
-            language: language.map(String::from),
-            articles,
-            respelled: spelling.respelled,
-        };
+        let dataset = Dataset { path: path.into(), language: language.into(), articles, respelled: spelling.respelled };
         dataset.check()?;
         Ok(dataset)
     }
@@ -176,12 +171,12 @@ impl Dataset {
 
 /// Reads `xquad.LANGUAGE.json` of each language in a folder, and checks that they ask the same questions about the same
 /// paragraphs.
-pub fn read_languages(folder: &Path, languages: &[String]) -> Result<Vec<Dataset>, SquadError> {
+pub fn open_languages(folder: &Path, languages: &[String]) -> Result<Vec<Dataset>, SquadError> {
     let read = |language: &String| {
         let file = format!("xquad.{language}.json");
         let path = folder.join(&file);
         if path.is_file() {
-            return Dataset::read(&path, Some(language));
+            return Dataset::open(&path, language);
         }
         let there = match languages_in(folder)?.join(", ") {
             none if none.is_empty() => "none".into(),
@@ -225,10 +220,6 @@ struct Spelling {
 }
 
 impl Spelling {
-    fn of(language: Option<&str>) -> Spelling {
-        Spelling { orthography: language.map(Orthography::of_language).unwrap_or_default(), respelled: 0 }
-    }
-
     fn text(&mut self, text: &str) -> String {
         let (text, respelled) = normalise(text, self.orthography);
         self.respelled += respelled;

@@ -1,6 +1,8 @@
 //! Texts to token ids, by a checkpoint's `tokenizer.json`.
 
 use super::text::nfc;
+use crate::llama::config::Config;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use tokenizers::{PostProcessor, TruncationDirection};
 
@@ -8,7 +10,8 @@ use tokenizers::{PostProcessor, TruncationDirection};
 pub const FILE: &str = "tokenizer.json";
 
 /// Where the token at the beginning of a sequence comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Bos {
     /// The model's BOS is put in front where the tokenizer puts none.
     #[default]
@@ -100,17 +103,19 @@ pub struct Encoded {
     pub truncated: bool,
 }
 
-/// A tokenizer that fits a model's embedding.
+/// The tokenizer of a model.
 pub struct Tokenizer {
     path: PathBuf,
     inner: tokenizers::Tokenizer,
+    /// The model's token for the beginning of a sequence.
+    bos_id: Option<u32>,
     /// Special tokens that the tokenizer itself puts around a text.
     special: usize,
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` in a checkpoint's folder; `rows` are the embedding's.
-    pub fn open(folder: &Path, rows: usize) -> Result<Tokenizer, TokenizerError> {
+    /// Reads `tokenizer.json` in a checkpoint's folder. Every token must have a row in the model's embedding.
+    pub fn open(folder: &Path, config: &Config) -> Result<Tokenizer, TokenizerError> {
         let path = folder.join(FILE);
         let read = |message: String| TokenizerError::Read { path: path.clone(), message };
         let bytes = std::fs::read(&path).map_err(|e| read(e.to_string()))?;
@@ -119,28 +124,22 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| read(e.to_string()))?;
         let last = inner.get_vocab(true).into_values().max().unwrap_or(0);
-        if last as usize >= rows {
-            return Err(TokenizerError::Vocabulary { path, last, rows });
+        if last as usize >= config.vocab_size {
+            return Err(TokenizerError::Vocabulary { path, last, rows: config.vocab_size });
         }
         let special = inner.get_post_processor().map_or(0, |p| p.added_tokens(false));
-        Ok(Tokenizer { path, inner, special })
+        Ok(Tokenizer { path, inner, bos_id: config.bos_token_id, special })
     }
 
     /// The tokens of a text, at most `max_length` with the special ones.
     ///
-    /// The text is brought to NFC first. With [`Bos::Add`] the model's `bos` comes in front, unless the tokenizer
+    /// The text is brought to NFC first. With [`Bos::Add`] the model's BOS comes in front, unless the tokenizer
     /// began with it already. A text that gives no token of its own is an error.
-    pub fn encode(
-        &self,
-        text: &str,
-        bos: Bos,
-        bos_id: Option<u32>,
-        max_length: usize,
-    ) -> Result<Encoded, TokenizerError> {
+    pub fn encode(&self, text: &str, bos: Bos, max_length: usize) -> Result<Encoded, TokenizerError> {
         let failed = |e: tokenizers::Error| TokenizerError::Encode { text: beginning(text), message: e.to_string() };
         let front = match bos {
             Bos::Tokenizer => None,
-            Bos::Add => Some(bos_id.ok_or_else(|| TokenizerError::NoBos { path: self.path.clone() })?),
+            Bos::Add => Some(self.bos_id.ok_or_else(|| TokenizerError::NoBos { path: self.path.clone() })?),
         };
         let bare = self.inner.encode_fast(nfc(text), false).map_err(failed)?;
         if bare.is_empty() {

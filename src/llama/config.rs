@@ -3,6 +3,7 @@
 //! Reads what Llama 2, 3, 3.1, 3.2 and SmolLM2 write. Whatever would change the arithmetic and is not implemented
 //! (biases, other activations, other rotary scalings, other quantisations) is refused by name.
 
+use crate::ops::rope::Scaling;
 use serde_json::{Map, Value};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -125,29 +126,6 @@ impl fmt::Display for Projections {
         }
         f.write_str(&self.0.iter().map(Projection::to_string).collect::<Vec<_>>().join(","))
     }
-}
-
-/// How the rotary frequencies are stretched for long contexts.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Scaling {
-    /// As trained.
-    None,
-    /// All divided by `factor`.
-    Linear {
-        /// At least 1.
-        factor: f64,
-    },
-    /// Llama 3.1: low frequencies divided by `factor`, high ones kept, a ramp between.
-    Llama3 {
-        /// At least 1.
-        factor: f64,
-        /// Wavelengths above `original_max_position / low_freq_factor` are divided.
-        low_freq_factor: f64,
-        /// Wavelengths below `original_max_position / high_freq_factor` are kept.
-        high_freq_factor: f64,
-        /// Context length before the stretch.
-        original_max_position: usize,
-    },
 }
 
 /// How the linear weights of the checkpoint are quantised: bitsandbytes' NF4.
@@ -546,7 +524,7 @@ impl<'a> Fields<'a> {
             let expected = format!("more than low_freq_factor ({low_freq_factor})");
             return Err(self.error("high_freq_factor", expected));
         }
-        let original_max_position = self.count("original_max_position_embeddings")?;
+        let original_max_position = self.count("original_max_position_embeddings")? as f64;
         Ok(Scaling::Llama3 { factor: self.factor()?, low_freq_factor, high_freq_factor, original_max_position })
     }
 

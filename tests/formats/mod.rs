@@ -1,5 +1,7 @@
 mod output;
+mod pairs;
 mod safetensors;
+mod squad;
 mod text;
 mod tokenizer;
 

@@ -41,7 +41,7 @@ const INDEX: &str = "model.safetensors.index.json";
 
 #[test]
 fn values_are_converted_and_rounded() {
-    let values = [1.0f32, -0.0, 1.00390625, 1.01171875, 3.0e38, 1e-40, -7.5];
+    let values = [1.0f32, -0.0, 257.0 / 256.0, 259.0 / 256.0, 3.0e38, 1e-40, -7.5];
     let halves = values.map(|v| f16::from_f32(v.clamp(-60000.0, 60000.0)));
     let brains = values.map(bf16::from_f32);
     let dir = folder(&[(

@@ -1,12 +1,21 @@
 use super::words;
 use kiungo::formats::tokenizer::{Bos, Encoded, Tokenizer};
+use kiungo::llama::config::Config;
 use serde_json::{Value, json};
 use std::fs;
+use std::path::Path;
 use tempfile::TempDir;
 
 const BOS: u32 = 1;
 const EOS: u32 = 2;
 const ROWS: usize = 9;
+
+fn config(rows: usize, bos: Option<u32>) -> Config {
+    let json = json!({"model_type": "llama", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1,
+                      "num_attention_heads": 4, "rms_norm_eps": 1e-5, "max_position_embeddings": 512,
+                      "vocab_size": rows, "bos_token_id": bos});
+    Config::parse(Path::new("config.json"), &json.to_string()).unwrap()
+}
 
 /// A tokenizer of whole words, with the settings for padding and truncation that its last user left in it.
 fn tokenizer(post_processor: Value) -> (TempDir, Tokenizer) {
@@ -29,7 +38,7 @@ fn tokenizer(post_processor: Value) -> (TempDir, Tokenizer) {
     });
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("tokenizer.json"), file.to_string()).unwrap();
-    let tokenizer = Tokenizer::open(folder.path(), ROWS).unwrap();
+    let tokenizer = Tokenizer::open(folder.path(), &config(ROWS, Some(BOS))).unwrap();
     (folder, tokenizer)
 }
 
@@ -52,46 +61,47 @@ fn encoded(ids: &[u32], truncated: bool) -> Encoded {
 #[test]
 fn a_bos_is_added_where_there_is_none() {
     let (_folder, plain) = tokenizer(Value::Null);
-    let encode = |bos| plain.encode("maji moto a", bos, Some(BOS), 512).unwrap();
+    let encode = |bos| plain.encode("maji moto a", bos, 512).unwrap();
     assert_eq!(encode(Bos::Add), encoded(&[BOS, 3, 4, 6], false));
     assert_eq!(encode(Bos::Tokenizer), encoded(&[3, 4, 6], false));
 
     let (_folder, with_bos) = tokenizer(template(false));
     for bos in [Bos::Add, Bos::Tokenizer] {
-        assert_eq!(with_bos.encode("maji", bos, Some(BOS), 512).unwrap(), encoded(&[BOS, 3], false));
+        assert_eq!(with_bos.encode("maji", bos, 512).unwrap(), encoded(&[BOS, 3], false));
     }
 }
 
 #[test]
 fn texts_are_composed_first() {
     let (_folder, plain) = tokenizer(Value::Null);
-    let ids = |text| plain.encode(text, Bos::Tokenizer, None, 512).unwrap().ids;
+    let ids = |text| plain.encode(text, Bos::Tokenizer, 512).unwrap().ids;
     assert_eq!(ids("tie\u{302}\u{301}ng"), [5]);
 }
 
 #[test]
 fn truncation_keeps_the_special_tokens() {
     let (_folder, both) = tokenizer(template(true));
-    let encode = |max| both.encode("maji moto a", Bos::Add, Some(BOS), max).unwrap();
+    let encode = |max| both.encode("maji moto a", Bos::Add, max).unwrap();
     assert_eq!(encode(5), encoded(&[BOS, 3, 4, 6, EOS], false));
     assert_eq!(encode(4), encoded(&[BOS, 3, 4, EOS], true));
     assert_eq!(encode(3), encoded(&[BOS, 3, EOS], true));
-    let error = both.encode("maji", Bos::Add, Some(BOS), 2).unwrap_err().to_string();
+    let error = both.encode("maji", Bos::Add, 2).unwrap_err().to_string();
     assert_eq!(error, "a maximum of 2 tokens leaves no room beside 2 special ones");
     let (_folder, plain) = tokenizer(Value::Null);
-    assert_eq!(plain.encode("maji moto", Bos::Add, Some(BOS), 2).unwrap(), encoded(&[BOS, 3], true));
+    assert_eq!(plain.encode("maji moto", Bos::Add, 2).unwrap(), encoded(&[BOS, 3], true));
 }
 
 #[test]
 fn bad_texts_and_files_are_refused() {
     let (folder, plain) = tokenizer(template(true));
-    let error = |text| plain.encode(text, Bos::Add, Some(BOS), 512).unwrap_err().to_string();
+    let error = |text| plain.encode(text, Bos::Add, 512).unwrap_err().to_string();
     assert_eq!(error(" \n"), r#"" \n" gives no tokens; leave it out"#);
-    let error = plain.encode("maji", Bos::Add, None, 512).unwrap_err();
+    let no_bos = Tokenizer::open(folder.path(), &config(ROWS, None)).unwrap();
+    let error = no_bos.encode("maji", Bos::Add, 512).unwrap_err();
     let expected = "tokenizer.json: the model's config.json has no bos_token_id to add; use --bos tokenizer";
     assert_eq!(words(error, folder.path()), expected);
 
-    let error = |rows| words(Tokenizer::open(folder.path(), rows).err().unwrap(), folder.path());
+    let error = |rows| words(Tokenizer::open(folder.path(), &config(rows, None)).err().unwrap(), folder.path());
     let expected = "tokenizer.json: token ids go up to 8, but the model's embedding has 8 rows; take the tokenizer of the same checkpoint";
     assert_eq!(error(8), expected);
     let hint = "expected a tokenizer.json as Hugging Face's tokenizers library writes it";

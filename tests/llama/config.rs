@@ -1,4 +1,5 @@
-use kiungo::llama::config::{Config, Projection, Projections, Scaling};
+use kiungo::llama::config::{Config, Projection, Projections};
+use kiungo::ops::rope::Scaling;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -69,7 +70,7 @@ fn llama31_is_read_whole() {
     assert_eq!((config.bos_token_id, config.pad_token_id), (Some(128000), None));
     assert_eq!(config.eos_token_ids, [128001, 128008, 128009]);
     assert_eq!((config.dtype.as_deref(), config.quantization), (Some("bfloat16"), None));
-    let original_max_position = 8192;
+    let original_max_position = 8192.0;
     let scaling = Scaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position };
     assert_eq!(config.rope_scaling, scaling);
     let shapes = Projection::ALL.map(|p| config.shape(p));
