@@ -1,1 +1,158 @@
-//! (to come)
+//! AdamW: Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv 1711.05101), as PyTorch computes it.
+
+use super::check::{Check, F32, FLOAT};
+use super::float::with_float;
+use crate::device::{DType, Device, Tensor};
+
+/// Hyperparameters. They are f64 because `1 - beta` and the bias corrections are: `1 - 0.999` taken in f32 is off
+/// by 5e-5.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay of the first moment, in `[0, 1)`.
+    pub beta1: f64,
+    /// Decay of the second moment, in `[0, 1)`.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Share of a weight that goes at each step, times `lr`.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamW {
+    /// PyTorch's defaults: 1e-3, 0.9, 0.999, 1e-8, 0.01.
+    fn default() -> AdamW {
+        AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 }
+    }
+}
+
+/// What one step multiplies with, from [`AdamW`] and the step's number.
+#[derive(Clone, Copy, Debug)]
+pub struct Coefficients {
+    /// `1 - lr * weight_decay`.
+    pub decay: f32,
+    /// `1 - beta1`.
+    pub gradient: f32,
+    /// `beta2`.
+    pub beta2: f32,
+    /// `1 - beta2`.
+    pub square: f32,
+    /// `sqrt(1 - beta2^t)`.
+    pub root_correction: f32,
+    /// `eps`.
+    pub eps: f32,
+    /// `lr / (1 - beta1^t)`.
+    pub step_size: f32,
+}
+
+impl AdamW {
+    /// The factors of step `t`, counted from 1.
+    pub fn coefficients(&self, t: u32) -> Coefficients {
+        let correction = |beta: f64| 1.0 - beta.powf(t.into());
+        Coefficients {
+            decay: (1.0 - self.lr * self.weight_decay) as f32,
+            gradient: (1.0 - self.beta1) as f32,
+            beta2: self.beta2 as f32,
+            square: (1.0 - self.beta2) as f32,
+            root_correction: correction(self.beta2).sqrt() as f32,
+            eps: self.eps as f32,
+            step_size: (self.lr / correction(self.beta1)) as f32,
+        }
+    }
+
+    fn check(&self, check: &Check, t: u32) -> super::Result {
+        check.value(t > 0, || "step 0: steps count from 1".into())?;
+        for (name, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+            check.value((0.0..1.0).contains(&beta), || format!("{name} is {beta}, expected 0 or more and below 1"))?;
+        }
+        for (name, x) in [("lr", self.lr), ("eps", self.eps), ("weight_decay", self.weight_decay)] {
+            check.value(x >= 0.0 && x.is_finite(), || format!("{name} is {x}, expected 0 or more"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Step `t`, counted from 1, of all elements of a parameter.
+///
+/// ```text
+/// w *= 1 - lr * weight_decay
+/// m += (1 - beta1) * (g - m)
+/// v  = beta2 * v + (1 - beta2) * g^2
+/// w -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
+/// copy = w
+/// ```
+///
+/// - `w`, `g`, `m`, `v`: any shape, all the same, f32; `m` and `v` start as zeros
+/// - `copy`: the same shape, f32 or bf16, out: the new weights as the forward pass reads them
+pub fn step(
+    adamw: &AdamW,
+    t: u32,
+    w: &mut Tensor,
+    g: &Tensor,
+    m: &mut Tensor,
+    v: &mut Tensor,
+    copy: Option<&mut Tensor>,
+) -> super::Result {
+    let check = Check::new("adamw", w);
+    adamw.check(&check, t)?;
+    check.dtype("w", w, F32)?;
+    check.like("g", g, w)?;
+    check.like("m", m, w)?;
+    check.like("v", v, w)?;
+    if let Some(copy) = &copy {
+        check.tensor("copy", copy, w.shape(), FLOAT)?;
+    }
+    match check.device() {
+        Device::Cpu => {
+            let (w, g, m, v) = (w.as_mut_slice()?, g.as_slice()?, m.as_mut_slice()?, v.as_mut_slice()?);
+            let dtype = copy.as_ref().map_or(DType::F32, |copy| copy.dtype());
+            with_float!(dtype, T => {
+                let copy = copy.map(|copy| copy.as_mut_slice::<T>()).transpose()?;
+                cpu::step(&adamw.coefficients(t), w, g, m, v, copy);
+            });
+            Ok(())
+        }
+        Device::Cuda(_) => check.no_kernel("any type"),
+    }
+}
+
+/// The reference.
+pub mod cpu {
+    use super::Coefficients;
+    use crate::ops::Float;
+    use rayon::prelude::*;
+
+    /// Elements a task: its four streams fit a core's cache, where the copy finds the new weights again.
+    const CHUNK: usize = 8192;
+
+    /// See [`super::step`].
+    pub fn step<T: Float>(
+        c: &Coefficients,
+        w: &mut [f32],
+        g: &[f32],
+        m: &mut [f32],
+        v: &mut [f32],
+        copy: Option<&mut [T]>,
+    ) {
+        let chunks =
+            w.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK)).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK));
+        match copy {
+            None => chunks.for_each(|(((w, g), m), v)| update(c, w, g, m, v)),
+            Some(copy) => chunks.zip(copy.par_chunks_mut(CHUNK)).for_each(|((((w, g), m), v), copy)| {
+                update(c, w, g, m, v);
+                copy.iter_mut().zip(w).for_each(|(copy, w)| *copy = T::from_f32(*w));
+            }),
+        }
+    }
+
+    /// The operations and their order are those of PyTorch.
+    fn update(c: &Coefficients, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+        for (((w, g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+            *m += c.gradient * (g - *m);
+            *v = *v * c.beta2 + c.square * g * g;
+            let denominator = v.sqrt() / c.root_correction + c.eps;
+            *w = *w * c.decay - c.step_size * *m / denominator;
+        }
+    }
+}

@@ -1,8 +1,11 @@
+mod adamw;
 mod cosine;
 mod embedding;
 mod gemm;
+mod in_batch;
 mod infonce;
 mod linear;
+mod pooling;
 mod residual;
 mod rmsnorm;
 mod rope;

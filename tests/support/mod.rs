@@ -1,6 +1,10 @@
 //! What tests share: random data, errors relative to float64, golden files.
 #![allow(dead_code)]
 
+mod golden;
+
+pub use golden::Golden;
+
 use half::bf16;
 use kiungo::device::{DType, Device, Tensor};
 use rand::{Rng, SeedableRng, rngs::StdRng};
