@@ -4,12 +4,15 @@
 //! The pairs are one to one. Verbs are infinitives in Swahili (`kusoma`) and bare in English (`read`); adjectives are
 //! stems (`zuri`).
 
+use crate::device::DType;
+use crate::formats::output::{self, OutputError};
+use crate::formats::safetensors::{CheckpointError, TensorLayout, write_safetensors};
+use crate::formats::tokenizer;
 use crate::llama::config::{self, Config, ConfigError, Projection};
 use half::bf16;
 use rand::{RngCore, SeedableRng, rngs::StdRng};
-use safetensors::tensor::{Dtype, TensorView};
-use std::collections::HashMap;
-use std::fs;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = include_str!("builtin/config.json");
@@ -38,81 +41,57 @@ pub struct Builtin {
 /// Why the built-in input could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum BuiltinError {
-    /// The file system failed.
-    #[error("{}: {source}", path.display())]
-    Write {
-        /// The file or folder.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The weights could not be written.
-    #[error("{}: {source}", path.display())]
-    Weights {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: safetensors::SafeTensorError,
-    },
+    /// A text file, or a folder.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// The weights.
+    #[error(transparent)]
+    Weights(#[from] CheckpointError),
     /// The config that is compiled in is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
 }
 
-/// Writes the model folder and the data below `folder`, which is made. The same seed gives the same bytes.
+/// Writes the model folder and the data below `folder`, which must be absent or empty. The same seed gives the same bytes.
 pub fn write_to(folder: &Path, seed: u64) -> Result<Builtin, BuiltinError> {
     let at =
         Builtin { model: folder.join("model"), pairs: folder.join("words.sw-en.tsv"), xquad: folder.join("xquad") };
-    for folder in [&at.model, &at.xquad] {
-        fs::create_dir_all(folder).map_err(|source| BuiltinError::Write { path: folder.clone(), source })?;
+    for folder in [folder, &at.model, &at.xquad] {
+        output::create_new(folder)?;
     }
-    write(&at.pairs, WORDS)?;
+    output::write_file(&at.pairs, WORDS)?;
     for (language, questions) in QUESTIONS {
-        write(&at.xquad.join(format!("xquad.{language}.json")), questions)?;
+        output::write_file(&at.xquad.join(format!("xquad.{language}.json")), questions)?;
     }
-    write(&at.model.join(config::FILE), CONFIG)?;
-    write(&at.model.join("tokenizer.json"), TOKENIZER)?;
+    output::write_file(&at.model.join(config::FILE), CONFIG)?;
+    output::write_file(&at.model.join(tokenizer::FILE), TOKENIZER)?;
     write_weights(&at.model.join("model.safetensors"), seed)?;
     Ok(at)
-}
-
-fn write(path: &Path, text: &str) -> Result<(), BuiltinError> {
-    fs::write(path, text).map_err(|source| BuiltinError::Write { path: path.into(), source })
 }
 
 fn write_weights(path: &Path, seed: u64) -> Result<(), BuiltinError> {
     let config = Config::parse(&path.with_file_name(config::FILE), CONFIG)?;
     let mut rng = StdRng::seed_from_u64(seed);
-    let weights: Vec<(String, Vec<usize>, Vec<bf16>)> = layout(&config)
-        .into_iter()
-        .map(|(name, shape)| {
-            let values = values(&mut rng, &shape);
-            (name, shape, values)
-        })
-        .collect();
-    let failed = |source| BuiltinError::Weights { path: path.into(), source };
-    let views: Result<Vec<_>, _> = weights
-        .iter()
-        .map(|(name, shape, values)| {
-            let view = TensorView::new(Dtype::BF16, shape.clone(), bytemuck::cast_slice(values))?;
-            Ok((name.clone(), view))
-        })
-        .collect();
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    safetensors::serialize_to_file(views.map_err(failed)?, Some(metadata), path).map_err(failed)
+    let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+    write_safetensors(path, &layout(&config), &metadata, |weight| {
+        let bytes = bytemuck::cast_slice(&values(&mut rng, &weight.shape)).to_vec();
+        Ok::<_, CheckpointError>(Cow::Owned(bytes))
+    })?;
+    Ok(())
 }
 
 /// Every weight by Hugging Face's name, in the order they are drawn in.
-fn layout(config: &Config) -> Vec<(String, Vec<usize>)> {
+fn layout(config: &Config) -> Vec<TensorLayout> {
     let hidden = config.hidden_size;
-    let mut weights = vec![("model.embed_tokens.weight".to_string(), vec![config.vocab_size, hidden])];
+    let bf16 = |name: String, shape: &[usize]| TensorLayout::new(name, DType::Bf16, shape);
+    let mut weights = vec![bf16("model.embed_tokens.weight".into(), &[config.vocab_size, hidden])];
     for block in 0..config.layers {
         let name = |part: &str| format!("model.layers.{block}.{part}.weight");
-        weights.push((name("input_layernorm"), vec![hidden]));
-        weights.push((name("post_attention_layernorm"), vec![hidden]));
-        weights.extend(Projection::ALL.map(|p| (name(p.path()), config.shape(p).to_vec())));
+        weights.push(bf16(name("input_layernorm"), &[hidden]));
+        weights.push(bf16(name("post_attention_layernorm"), &[hidden]));
+        weights.extend(Projection::ALL.map(|p| bf16(name(p.path()), &config.shape(p))));
     }
-    weights.push(("model.norm.weight".into(), vec![hidden]));
+    weights.push(bf16("model.norm.weight".into(), &[hidden]));
     weights
 }
 

@@ -1,3 +1,5 @@
+use kiungo::formats::safetensors::Checkpoint;
+use kiungo::llama::config::Config;
 use kiungo::training::builtin::{self, Builtin};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
@@ -33,10 +35,20 @@ fn the_same_seed_gives_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     written(folder.path());
     // Changes only on purpose: figures that were taken on the built-in model go with it.
-    assert_eq!(digest(folder.path()), "df0ec7cbe025f06783856ee4670a414ab39f94904c623881c648888d3f59ddfe");
+    assert_eq!(digest(folder.path()), "7d471cdf20ab4748a5a1bdd38fe84991e2651a2c6a1544385f68af046512ad31");
     let other = tempfile::tempdir().unwrap();
     builtin::write_to(other.path(), 2).unwrap();
     assert_ne!(digest(folder.path()), digest(other.path()));
+}
+
+#[test]
+fn the_checkpoint_has_what_its_config_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = written(folder.path()).model;
+    let (config, checkpoint) = (Config::open(&model).unwrap(), Checkpoint::open(&model).unwrap());
+    let hidden = config.hidden_size;
+    checkpoint.expect_shape("model.embed_tokens.weight", &[config.vocab_size, hidden]).unwrap();
+    assert_eq!(checkpoint.tensors().count(), 2 + 9 * config.layers);
 }
 
 #[test]
