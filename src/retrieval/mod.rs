@@ -1,1 +1,8 @@
-//! (to come)
+//! Embeddings in, judgements out: retrieval scores, word alignment, and how sure one can be of either.
+
+mod embeddings;
+pub mod scores;
+pub mod statistics;
+pub mod words;
+
+pub use embeddings::{EmbeddingError, Embeddings};

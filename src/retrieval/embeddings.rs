@@ -1,0 +1,129 @@
+//! Unit vectors on the host.
+
+/// Rows that cannot serve as embeddings.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbeddingError {
+    /// The number of values is not a multiple of the width.
+    #[error("embeddings: {values} values do not make rows of {width}")]
+    Length {
+        /// Values found.
+        values: usize,
+        /// Values a row.
+        width: usize,
+    },
+    /// A row holds NaN or infinity.
+    #[error("embedding {row} holds {value} at column {column}: the model's output is not finite")]
+    NotFinite {
+        /// 0-based row.
+        row: usize,
+        /// 0-based column.
+        column: usize,
+        /// The value.
+        value: f32,
+    },
+    /// A row is longer or shorter than 1.
+    #[error("embedding {row} has norm {norm}, expected 1: normalise it first")]
+    NotUnit {
+        /// 0-based row.
+        row: usize,
+        /// Its Euclidean norm.
+        norm: f64,
+    },
+}
+
+/// Rows of unit length, `[len, width]`, f32, so that a dot product is a cosine.
+///
+/// A row may also be all zeros, where a vector has no direction; it is then no more like one row than like another.
+#[derive(Clone, Debug)]
+pub struct Embeddings {
+    values: Vec<f32>,
+    width: usize,
+}
+
+impl Embeddings {
+    /// How far a norm may be from 1: well above f32 rounding, well below what changes a ranking.
+    const TOLERANCE: f64 = 1e-3;
+
+    /// Takes unit rows over. An error where the values do not make rows, are not finite, or are not of unit length.
+    pub fn new(values: Vec<f32>, width: usize) -> Result<Embeddings, EmbeddingError> {
+        if width == 0 || !values.len().is_multiple_of(width) {
+            return Err(EmbeddingError::Length { values: values.len(), width });
+        }
+        for (row, v) in values.chunks_exact(width).enumerate() {
+            if let Some(column) = v.iter().position(|x| !x.is_finite()) {
+                return Err(EmbeddingError::NotFinite { row, column, value: v[column] });
+            }
+            let norm = dot(v, v).sqrt();
+            if norm != 0.0 && (norm - 1.0).abs() > Self::TOLERANCE {
+                return Err(EmbeddingError::NotUnit { row, norm });
+            }
+        }
+        Ok(Embeddings { values, width })
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.values.len() / self.width
+    }
+
+    /// True without rows.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// Values a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// All values, row after row.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// One row. Panics beyond the last.
+    pub fn row(&self, i: usize) -> &[f32] {
+        &self.values[i * self.width..(i + 1) * self.width]
+    }
+
+    /// The rows, in order.
+    pub fn rows(&self) -> std::slice::ChunksExact<'_, f32> {
+        self.values.chunks_exact(self.width)
+    }
+
+    /// The rows named, in the order named. Panics beyond the last.
+    pub fn select(&self, rows: &[usize]) -> Embeddings {
+        let values = rows.iter().flat_map(|&i| self.row(i)).copied().collect();
+        Embeddings { values, width: self.width }
+    }
+
+    /// The sum of all rows, `[width]`.
+    pub(super) fn sum(&self) -> Vec<f64> {
+        let mut sum = vec![0.0; self.width];
+        for row in self.rows() {
+            sum.iter_mut().zip(row).for_each(|(s, &v)| *s += f64::from(v));
+        }
+        sum
+    }
+
+    /// Each row less the mean of all rows, brought back to unit length: takes out what a language's texts share, a
+    /// baseline that needs no training. To be compared with what is centred too.
+    pub fn centred(&self) -> Embeddings {
+        let count = self.len() as f64;
+        let mean: Vec<f64> = self.sum().into_iter().map(|s| s / count).collect();
+        let mut values = Vec::with_capacity(self.values.len());
+        for row in self.rows() {
+            let centred: Vec<f64> = row.iter().zip(&mean).map(|(&v, m)| f64::from(v) - m).collect();
+            let norm = centred.iter().map(|v| v * v).sum::<f64>().sqrt();
+            // Identical rows leave rounding errors, which have no direction.
+            let scale = if norm > 1e-6 { 1.0 / norm } else { 0.0 };
+            values.extend(centred.iter().map(|v| (v * scale) as f32));
+        }
+        Embeddings { values, width: self.width }
+    }
+}
+
+/// A dot product in float64.
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+}
