@@ -7,6 +7,7 @@ mod commands;
 mod formats;
 mod llama;
 mod ops;
+mod report;
 mod retrieval;
 mod support;
 mod training;
