@@ -36,7 +36,7 @@ fn assert_inside(figure: &Figure) {
 
 #[test]
 fn ticks_are_round_and_have_the_decimals_they_need() {
-    let epochs = LineChart::new("P@1", "epoch", "P@1").series("a", [(0.0, 0.033), (3.0, 0.067)]).from_zero();
+    let epochs = LineChart::new("P@1", "epoch", "P@1").series("a", [(0.0, 0.033), (3.0, 0.067)]).include_zero();
     let figure = epochs.draw().unwrap();
     for label in ["0", "1", "2", "3", "0.02", "0.06"] {
         assert!(has(&figure, label), "{label} in {:?}", texts(&figure));
@@ -90,7 +90,7 @@ fn charts_without_or_with_little_data_draw() {
     for points in
         [vec![], vec![(3.0, 0.0)], vec![(3.0, -2.0)], vec![(f64::NAN, f64::NAN)], vec![(0.0, 0.2), (1.0, 0.2)]]
     {
-        let figure = LineChart::new("t", "x", "y").series("a", points.clone()).from_zero().draw().unwrap();
+        let figure = LineChart::new("t", "x", "y").series("a", points.clone()).include_zero().draw().unwrap();
         assert_inside(&figure);
         assert_eq!(has(&figure, "no data"), points.iter().all(|p| p.1.is_nan()), "{points:?}");
     }

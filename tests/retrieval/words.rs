@@ -71,10 +71,10 @@ fn alignment_matches_brute_force() {
         let found = Group::new(&PAIRS, &LISTED).unwrap().measure(&Device::Cpu, &source, &target).unwrap();
         let n = PAIRS.len();
         let (mut pairs, mut shuffled) = (0.0, Vec::new());
-        for i in 0..n {
+        for (i, (word, _)) in PAIRS.iter().enumerate() {
             let own = cosine(source.row(i), target.row(i));
             let others: Vec<f64> = (0..n)
-                .filter(|&j| !translates(PAIRS[i].0, PAIRS[j].1))
+                .filter(|&j| !translates(word, PAIRS[j].1))
                 .map(|j| cosine(source.row(i), target.row(j)))
                 .collect();
             let margin = own - others.iter().sum::<f64>() / others.len() as f64;

@@ -35,7 +35,7 @@ impl Axis {
     }
 
     /// The same ticks from zero on.
-    pub fn from_zero(self) -> Axis {
+    pub fn cut_at_zero(self) -> Axis {
         Axis::new(0.0..self.range.end, 0.0)
     }
 

@@ -1,5 +1,6 @@
 use super::axis::Axis;
 use super::{Area, Drawn, FAINT, Figure, GREY, GRID, Key, PlotError, Stroke, colour, picture, text_style, text_width};
+use plotters::coord::cartesian::Cartesian2d;
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
@@ -18,8 +19,10 @@ pub struct LineChart {
     x_label: String,
     y_label: String,
     series: Vec<Series>,
-    from_zero: bool,
+    include_zero: bool,
 }
+
+type Chart<'a, 'b> = ChartContext<'b, SVGBackend<'a>, Cartesian2d<Axis, Axis>>;
 
 #[derive(Clone, Debug)]
 struct Series {
@@ -32,7 +35,7 @@ impl LineChart {
     /// A chart without lines.
     pub fn new(title: impl Into<String>, x_label: impl Into<String>, y_label: impl Into<String>) -> LineChart {
         let (title, x_label, y_label) = (title.into(), x_label.into(), y_label.into());
-        LineChart { title, x_label, y_label, series: Vec::new(), from_zero: false }
+        LineChart { title, x_label, y_label, series: Vec::new(), include_zero: false }
     }
 
     /// Adds a line through points of rising x.
@@ -47,12 +50,13 @@ impl LineChart {
 
     /// Adds a level to compare with, such as chance.
     pub fn level(self, name: impl Into<String>, y: f64) -> LineChart {
+        // It has no x of its own: it spans what the series span.
         self.with(name.into(), vec![(f64::NAN, y)], Stroke::Dashed)
     }
 
-    /// Lets the y axis begin at zero.
-    pub fn from_zero(mut self) -> LineChart {
-        self.from_zero = true;
+    /// Lets the y axis reach zero, and begin there where no value is below it.
+    pub fn include_zero(mut self) -> LineChart {
+        self.include_zero = true;
         self
     }
 
@@ -88,9 +92,9 @@ impl LineChart {
     fn draw_on(&self, area: &Area) -> Drawn {
         let points = || self.series.iter().flat_map(|s| &s.points);
         let x = Axis::over(points().map(|p| p.0).filter(|x| x.is_finite()), 0.0);
-        let zero = self.from_zero.then_some(0.0);
+        let zero = self.include_zero.then_some(0.0);
         let y = Axis::over(points().map(|p| p.1).filter(|y| y.is_finite()).chain(zero), 0.06);
-        let y = if self.from_zero && !points().any(|p| p.1 < 0.0) { y.from_zero() } else { y };
+        let y = if self.include_zero && !points().any(|p| p.1 < 0.0) { y.cut_at_zero() } else { y };
         let y_labels = y.ticks.iter().map(|&v| text_width(&y.label(v))).max().unwrap_or(0);
         let mut chart = ChartBuilder::on(area)
             .margin_right(40)
@@ -110,32 +114,16 @@ impl LineChart {
             .x_desc(&self.x_label)
             .y_desc(&self.y_label)
             .draw()?;
-        if !points().any(|p| p.1.is_finite()) {
+        // What lies behind is drawn first.
+        let mut series: Vec<_> = self.coloured().collect();
+        series.sort_by_key(|(s, _)| [Stroke::Faint, Stroke::Dashed, Stroke::Solid].iter().position(|k| *k == s.stroke));
+        for (series, colour) in series {
+            series.draw(&mut chart, &x, colour)?;
+        }
+        if !self.series.iter().any(Series::has_data) {
             let (width, height) = area.dim_in_pixel();
             let middle = (width as i32 / 2, height as i32 / 2);
             area.draw(&Text::new("no data", middle, text_style(GREY, HPos::Center)))?;
-        }
-        // What lies behind is drawn first.
-        let behind = |s: &Series| match s.stroke {
-            Stroke::Faint => 0,
-            Stroke::Dashed => 1,
-            Stroke::Solid => 2,
-        };
-        let mut series: Vec<_> = self.coloured().collect();
-        series.sort_by_key(|(s, _)| behind(s));
-        for (series, colour) in series {
-            if series.stroke == Stroke::Dashed {
-                let level = series.points.iter().flat_map(|p| [(x.range.start, p.1), (x.range.end, p.1)]);
-                chart.draw_series(DashedLineSeries::new(level, 10, 8, colour.stroke_width(3)))?;
-                continue;
-            }
-            let width = if series.stroke == Stroke::Faint { 2 } else { 4 };
-            for run in finite_runs(&series.points) {
-                // A lone point would be an invisible line.
-                let marked = series.stroke == Stroke::Solid && series.points.len() <= MARKED || run.len() == 1;
-                let line = LineSeries::new(extremes(run), colour.stroke_width(width).filled());
-                chart.draw_series(line.point_size(if marked { 6 } else { 0 }))?;
-            }
         }
         Ok(())
     }
@@ -155,11 +143,34 @@ impl LineChart {
     }
 }
 
+impl Series {
+    fn has_data(&self) -> bool {
+        self.stroke != Stroke::Dashed && self.points.iter().any(|p| p.1.is_finite())
+    }
+
+    fn draw(&self, chart: &mut Chart, x: &Axis, colour: RGBColor) -> Drawn {
+        if self.stroke == Stroke::Dashed {
+            let levels = self.points.iter().map(|p| p.1).filter(|y| y.is_finite());
+            let line = levels.flat_map(|y| [(x.range.start, y), (x.range.end, y)]);
+            chart.draw_series(DashedLineSeries::new(line, 10, 8, colour.stroke_width(3)))?;
+            return Ok(());
+        }
+        let width = if self.stroke == Stroke::Faint { 2 } else { 4 };
+        for run in finite_runs(&self.points) {
+            // A lone point would be an invisible line.
+            let marked = self.stroke == Stroke::Solid && self.points.len() <= MARKED || run.len() == 1;
+            let line = LineSeries::new(extremes(run), colour.stroke_width(width).filled());
+            chart.draw_series(line.point_size(if marked { 6 } else { 0 }))?;
+        }
+        Ok(())
+    }
+}
+
 /// Three or four significant digits.
 pub(super) fn short(value: f64) -> String {
     match value.abs() {
         0.0 => "0".into(),
-        v if v < 1e-3 || v >= 1e5 => format!("{value:.2e}"),
+        v if !(1e-3..1e5).contains(&v) => format!("{value:.2e}"),
         v if v < 10.0 => format!("{value:.3}"),
         _ => format!("{value:.1}"),
     }
