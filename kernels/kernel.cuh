@@ -1,8 +1,9 @@
 // What every kernel file includes first: the parameter structs, bf16, and the shape of a kernel.
 //
-// KERNEL(name, Params, threads) { ... p.field ... } defines `name` for blocks of at most `threads` threads, with
-// its one by-value argument `p`. The emulator in tests/emulator/ gives the macro another body, so that the same
-// source runs on the CPU.
+// KERNEL(name, Params, threads[, blocks]) { ... p.field ... } defines `name` for blocks of at most `threads` threads
+// (at least `blocks` of them on a multiprocessor), with its one by-value argument `p`.
+// DYNAMIC_SHARED(T, name) is a pointer to the launch's dynamic shared memory, aligned to 1024 bytes.
+// The emulator in tests/emulator/ gives both macros other bodies, so that the same source runs on the CPU.
 #pragma once
 #include <stdint.h>
 #include "params.h"
@@ -11,8 +12,11 @@
 #include "emulator.h"
 #else
 #include <cuda_bf16.h>
-#define KERNEL(name, Params, threads) \
-    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Params p)
+#define KERNEL(name, Params, ...) \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const __grid_constant__ Params p)
+#define DYNAMIC_SHARED(T, name)                                          \
+    extern __shared__ __align__(1024) unsigned char dynamic_shared_[];   \
+    T* name = reinterpret_cast<T*>(dynamic_shared_)
 #endif
 
 using bf16 = __nv_bfloat16;

@@ -1,10 +1,12 @@
 //! All integration tests in one binary, so that it can be carried to a machine with a GPU and no Rust.
 //!
-//! `ops/` mirrors `src/ops/`: each op against float64 or golden data on the CPU, and its CUDA kernel against the
-//! CPU reference, on the emulator and, where there is one, on a GPU.
+//! `ops/` mirrors `src/ops/`: each op against float64 or golden data on the CPU. `kernels/` mirrors `kernels/`: each
+//! CUDA kernel against the CPU's op, on the emulator and, where there is one, on a GPU.
 
 mod commands;
+mod emulator;
 mod formats;
+mod kernels;
 mod llama;
 mod ops;
 mod report;

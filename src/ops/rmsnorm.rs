@@ -21,7 +21,11 @@ pub fn forward(x: &Tensor, weight: &Tensor, eps: f32, y: &mut Tensor, inv_rms: &
     match check.device() {
         Device::Cpu => with_float!(x.dtype(), T => cpu::forward::<T>(
             x.as_slice()?, weight.as_slice()?, eps, y.as_mut_slice()?, inv_rms.as_mut_slice()?)),
-        Device::Cuda(gpu) => gpu.launch(&cuda::forward(x, weight, eps, y, inv_rms)?)?,
+        Device::Cuda(gpu) => {
+            if tokens > 0 {
+                gpu.launch(&cuda::forward(x, weight, eps, y, inv_rms)?)?
+            }
+        }
     }
     Ok(())
 }
@@ -59,10 +63,16 @@ pub fn backward(
             let dweight = dweight.map(|d| d.as_mut_slice()).transpose()?;
             with_float!(x.dtype(), T => cpu::backward::<T>(
                 dy.as_slice()?, x.as_slice()?, weight.as_slice()?, inv_rms.as_slice()?, dx.as_mut_slice()?, dweight));
-            Ok(())
         }
-        Device::Cuda(_) => check.no_kernel("any type"),
+        Device::Cuda(gpu) if tokens > 0 => {
+            gpu.launch(&cuda::backward(dy, x, weight, inv_rms, dx)?)?;
+            if let Some(dweight) = dweight {
+                gpu.launch(&cuda::backward_weight(dy, x, inv_rms, dweight)?)?;
+            }
+        }
+        Device::Cuda(_) => {}
     }
+    Ok(())
 }
 
 /// The reference.
@@ -115,13 +125,14 @@ pub mod cpu {
 
 mod cuda {
     use crate::device::{Launch, Tensor};
+    use crate::ops::Result;
     use crate::ops::float::kernel_for;
-    use crate::ops::params::RmsnormForwardParams;
+    use crate::ops::params::{RmsnormBackwardParams, RmsnormForwardParams};
 
     /// Threads a row.
     const THREADS: u32 = 256;
 
-    pub fn forward(x: &Tensor, weight: &Tensor, eps: f32, y: &Tensor, inv_rms: &Tensor) -> crate::ops::Result<Launch> {
+    pub fn forward(x: &Tensor, weight: &Tensor, eps: f32, y: &Tensor, inv_rms: &Tensor) -> Result<Launch> {
         let params = RmsnormForwardParams {
             x: x.address()?,
             weight: weight.address()?,
@@ -132,5 +143,32 @@ mod cuda {
         };
         let kernel = kernel_for!(x.dtype(), "rmsnorm_forward");
         Ok(Launch::new("rmsnorm", kernel, [x.rows() as u32, 1, 1], THREADS, params))
+    }
+
+    pub fn backward(dy: &Tensor, x: &Tensor, weight: &Tensor, inv_rms: &Tensor, dx: &Tensor) -> Result<Launch> {
+        let params = RmsnormBackwardParams {
+            weight: weight.address()?,
+            dx: dx.address()?,
+            ..operands(dy, x, inv_rms)?
+        };
+        let kernel = kernel_for!(x.dtype(), "rmsnorm_backward");
+        Ok(Launch::new("rmsnorm", kernel, [x.rows() as u32, 1, 1], THREADS, params))
+    }
+
+    pub fn backward_weight(dy: &Tensor, x: &Tensor, inv_rms: &Tensor, dweight: &Tensor) -> Result<Launch> {
+        let params = RmsnormBackwardParams { dweight: dweight.address()?, ..operands(dy, x, inv_rms)? };
+        let kernel = kernel_for!(x.dtype(), "rmsnorm_dweight");
+        Ok(Launch::new("rmsnorm", kernel, [x.columns().div_ceil(32) as u32, 1, 1], 1024, params))
+    }
+
+    fn operands(dy: &Tensor, x: &Tensor, inv_rms: &Tensor) -> Result<RmsnormBackwardParams> {
+        Ok(RmsnormBackwardParams {
+            dy: dy.address()?,
+            x: x.address()?,
+            inv_rms: inv_rms.address()?,
+            tokens: x.rows() as u32,
+            hidden: x.columns() as u32,
+            ..Default::default()
+        })
     }
 }

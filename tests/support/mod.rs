@@ -2,9 +2,10 @@
 #![allow(dead_code)]
 
 mod golden;
+mod gpu;
 
 pub use golden::Golden;
-
+pub use gpu::{assert_as_good, gpus, is_emulator};
 use half::bf16;
 use kiungo::device::{DType, Device, Tensor};
 use rand::{Rng, SeedableRng, rngs::StdRng};

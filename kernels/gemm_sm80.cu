@@ -1,0 +1,153 @@
+// c = a b (+ c) for bf16 a and b on the tensor cores of sm_80: mma.sync fed by ldmatrix from a ring of tiles in
+// shared memory that cp.async fills. Layouts as in src/ops/gemm.rs. Chunks beyond a matrix arrive as zeros, so any
+// m, n and k will do as long as the rows of a and b in memory are multiples of 16 bytes.
+#include "kernel.cuh"
+#include "ptx/cp_async.cuh"
+#include "ptx/mma.cuh"
+#include "tile/schedule.cuh"
+#include "tile/swizzle.cuh"
+
+// One operand's tile: ROWS of m or n by DEPTH of k. K_MAJOR: rows in memory run along k, else along m or n.
+template <int ROWS, int DEPTH, bool K_MAJOR, int THREADS> struct Operand {
+    static constexpr int CHUNKS = (K_MAJOR ? DEPTH : ROWS) / 8;
+    static constexpr int LINES = K_MAJOR ? ROWS : DEPTH;
+    static constexpr int ELEMENTS = ROWS * DEPTH;
+    using Swizzled = SwizzledTile<CHUNKS>;
+
+    // Copies the tile at (row0, k0) of a matrix with `rows` of m or n and `k` of k.
+    static __device__ __forceinline__ void copy(bf16* tile, const bf16* matrix, uint32_t row0, uint32_t k0, uint32_t rows,
+                                                uint32_t k) {
+        const uint32_t lines = K_MAJOR ? rows : k, line0 = K_MAJOR ? row0 : k0;
+        const uint32_t columns = K_MAJOR ? k : rows, column0 = K_MAJOR ? k0 : row0;
+#pragma unroll
+        for (int i = threadIdx.x; i < LINES * CHUNKS; i += THREADS) {
+            const uint32_t line = line0 + i / CHUNKS, column = column0 + i % CHUNKS * 8;
+            const bool inside = line < lines && column < columns;
+            const bf16* from = inside ? matrix + (size_t)line * columns + column : matrix;
+            cp_async_16(tile + Swizzled::offset(i / CHUNKS, i % CHUNKS), from, inside ? 16 : 0);
+        }
+    }
+
+    // The 16x16 at (row0, k0) of the tile: registers hold rows 0-7 and 8-15 of k 0-7, then of k 8-15. That is a
+    // whole a-fragment, or two b-fragments: registers 0, 2 and 1, 3.
+    static __device__ __forceinline__ void fragment(uint32_t (&registers)[4], const bf16* tile, int row0, int k0) {
+        const int lane = threadIdx.x % 32, high = lane / 16, middle = lane / 8 % 2;
+        if (K_MAJOR) {
+            ldmatrix_x4(registers, tile + Swizzled::offset(row0 + lane % 16, k0 / 8 + high));
+        } else {
+            ldmatrix_x4_trans(registers, tile + Swizzled::offset(k0 + lane % 8 + high * 8, row0 / 8 + middle));
+        }
+    }
+};
+
+template <class C> __device__ __forceinline__ void store_one(C* c, float value, bool accumulate) {
+    *c = from_float<C>(accumulate ? value + to_float(*c) : value);
+}
+
+// Two neighbours in one access.
+__device__ __forceinline__ void store_two(float* c, float x, float y, bool accumulate) {
+    float2* at = reinterpret_cast<float2*>(c);
+    const float2 old = accumulate ? *at : make_float2(0.0f, 0.0f);
+    *at = make_float2(x + old.x, y + old.y);
+}
+__device__ __forceinline__ void store_two(bf16* c, float x, float y, bool accumulate) {
+    __nv_bfloat162* at = reinterpret_cast<__nv_bfloat162*>(c);
+    if (accumulate) {
+        x += __bfloat162float(at->x);
+        y += __bfloat162float(at->y);
+    }
+    *at = __floats2bfloat162_rn(x, y);
+}
+
+// BM x BN of c a block, BK of k a stage, shared among WARPS_M x WARPS_N warps.
+template <int BM, int BN, int BK, int WARPS_M, int WARPS_N, int STAGES> struct Gemm {
+    static constexpr int THREADS = WARPS_M * WARPS_N * 32;
+    static constexpr int FRAGMENTS_M = BM / WARPS_M / 16;
+    static constexpr int FRAGMENTS_N = BN / WARPS_N / 8;
+
+    template <bool A_K_MAJOR, bool B_K_MAJOR, class C> static __device__ __forceinline__ void run(const GemmParams& p) {
+        using A = Operand<BM, BK, A_K_MAJOR, THREADS>;
+        using B = Operand<BN, BK, B_K_MAJOR, THREADS>;
+        constexpr int STAGE = A::ELEMENTS + B::ELEMENTS;
+        static_assert(STAGES * STAGE * sizeof(bf16) == STAGES * (BM + BN) * BK * 2, "what gemm.rs asks for");
+        DYNAMIC_SHARED(bf16, shared);
+        const bf16* a = reinterpret_cast<const bf16*>(p.a);
+        const bf16* b = reinterpret_cast<const bf16*>(p.b);
+        const TileIndex tile = tile_of(blockIdx.x, (p.m + BM - 1) / BM, (p.n + BN - 1) / BN);
+        const uint32_t m0 = tile.m * BM, n0 = tile.n * BN;
+        const int steps = (p.k + BK - 1) / BK;
+
+        const auto copy = [&](int step) {
+            bf16* stage = shared + step % STAGES * STAGE;
+            A::copy(stage, a, m0, step * BK, p.m, p.k);
+            B::copy(stage + A::ELEMENTS, b, n0, step * BK, p.n, p.k);
+        };
+        // A group is closed even when it is empty, so that the count of groups tells which stage has arrived.
+#pragma unroll
+        for (int step = 0; step < STAGES - 1; step++) {
+            if (step < steps) copy(step);
+            cp_async_commit();
+        }
+
+        const int warp = threadIdx.x / 32;
+        const int warp_m = warp % WARPS_M * (BM / WARPS_M), warp_n = warp / WARPS_M * (BN / WARPS_N);
+        float sum[FRAGMENTS_M][FRAGMENTS_N][4] = {};
+        for (int step = 0; step < steps; step++) {
+            cp_async_wait<STAGES - 2>();
+            __syncthreads();  // all see this stage, and all have done with the one before, which is filled next
+            if (step + STAGES - 1 < steps) copy(step + STAGES - 1);
+            cp_async_commit();
+            const bf16* stage = shared + step % STAGES * STAGE;
+#pragma unroll
+            for (int k0 = 0; k0 < BK; k0 += 16) {
+                uint32_t fa[FRAGMENTS_M][4], fb[FRAGMENTS_N / 2][4];
+#pragma unroll
+                for (int i = 0; i < FRAGMENTS_M; i++) A::fragment(fa[i], stage, warp_m + i * 16, k0);
+#pragma unroll
+                for (int j = 0; j < FRAGMENTS_N / 2; j++) B::fragment(fb[j], stage + A::ELEMENTS, warp_n + j * 16, k0);
+#pragma unroll
+                for (int i = 0; i < FRAGMENTS_M; i++) {
+#pragma unroll
+                    for (int j = 0; j < FRAGMENTS_N; j++) {
+                        const uint32_t half[2] = {fb[j / 2][j % 2], fb[j / 2][j % 2 + 2]};
+                        mma_m16n8k16_bf16(sum[i][j], fa[i], half);
+                    }
+                }
+            }
+        }
+
+        const int group = threadIdx.x % 32 / 4, pair = threadIdx.x % 4 * 2;
+        C* c = reinterpret_cast<C*>(p.c);
+        const bool accumulate = p.accumulate, even = p.n % 2 == 0;
+#pragma unroll
+        for (int i = 0; i < FRAGMENTS_M * 2; i++) {
+            const uint32_t row = m0 + warp_m + i * 8 + group;
+            if (row >= p.m) continue;
+#pragma unroll
+            for (int j = 0; j < FRAGMENTS_N; j++) {
+                const uint32_t column = n0 + warp_n + j * 8 + pair;
+                const float *two = &sum[i / 2][j][i % 2 * 2], x = two[0], y = two[1];
+                C* at = c + (size_t)row * p.n + column;
+                if (even && column < p.n) {
+                    store_two(at, x, y, accumulate);
+                } else {
+                    if (column < p.n) store_one(at, x, accumulate);
+                    if (column + 1 < p.n) store_one(at + 1, y, accumulate);
+                }
+            }
+        }
+    }
+};
+
+// The tile for products with many tiles, and the one for few rows or few tiles. gemm.rs knows their sizes.
+using Large = Gemm<128, 128, 32, 2, 2, 4>;
+using Small = Gemm<32, 64, 64, 1, 4, 4>;
+
+#define GEMM_KERNELS(layout, a_k_major, b_k_major)                                                               \
+    KERNEL(gemm_##layout##_bf16_large, GemmParams, 128, 2) { Large::run<a_k_major, b_k_major, bf16>(p); }        \
+    KERNEL(gemm_##layout##_f32_large, GemmParams, 128, 2) { Large::run<a_k_major, b_k_major, float>(p); }        \
+    KERNEL(gemm_##layout##_bf16_small, GemmParams, 128, 4) { Small::run<a_k_major, b_k_major, bf16>(p); }        \
+    KERNEL(gemm_##layout##_f32_small, GemmParams, 128, 4) { Small::run<a_k_major, b_k_major, float>(p); }
+GEMM_KERNELS(nt, true, true)
+GEMM_KERNELS(nn, true, false)
+GEMM_KERNELS(tn, false, false)

@@ -1,0 +1,251 @@
+//! Runs the real kernel sources on the CPU: an [`Executor`] that compiles `kernels/*.cu` with the C++ compiler.
+//!
+//! `emulator.h` and `emulator.cpp` say what a launch is checked for. On top of that, memory is filled with NaN bytes
+//! when it is allocated. `faults.cu` holds kernels with a fault each, to see that it is found.
+
+mod faults;
+
+use kiungo::device::{DeviceError, Executor, Launch};
+use libloading::Library;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{CStr, c_char, c_void};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock};
+
+const ALIGNMENT: usize = 256;
+/// Every access of a kernel is reported (-fsanitize=thread; emulator.cpp holds the hooks) and rounds as written.
+const KERNEL_FLAGS: &[&str] = &["-fsanitize=thread", "-fno-exceptions", "-fno-strict-aliasing", "-ffp-contract=off"];
+const FLAGS: &[&str] = &["-O2", "-fPIC", "-std=c++17", "-U_FORTIFY_SOURCE", "-DKIUNGO_EMULATOR"];
+
+/// An emulated GPU with memory of its own.
+#[derive(Default)]
+pub struct Emulator {
+    memory: Mutex<BTreeMap<u64, Allocation>>,
+}
+
+struct Allocation {
+    data: Vec<u128>,
+    bytes: usize,
+}
+
+#[repr(C)]
+struct Buffer {
+    address: u64,
+    bytes: u64,
+}
+
+/// `emulator::Launch` of emulator.h.
+#[repr(C)]
+struct RawLaunch {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared_bytes: u64,
+    params: *const c_void,
+    params_bytes: u64,
+    buffers: *const Buffer,
+    buffer_count: u64,
+}
+
+/// Why kernels cannot be emulated here, if so.
+pub fn unavailable() -> Option<&'static str> {
+    static REASON: OnceLock<Option<&'static str>> = OnceLock::new();
+    *REASON.get_or_init(|| {
+        if !kernels().join("kernel.cuh").exists() {
+            return Some("no kernel sources");
+        }
+        let answers = Command::new(compiler()).arg("--version").output().is_ok_and(|o| o.status.success());
+        if answers { None } else { Some("no C++ compiler") }
+    })
+}
+
+impl Emulator {
+    /// One whose memory is empty.
+    pub fn new() -> Emulator {
+        Emulator::default()
+    }
+
+    /// The host bytes behind `at..at + bytes`, which must lie in one allocation.
+    fn range(&self, at: u64, bytes: usize) -> Result<*mut u8, DeviceError> {
+        let memory = self.memory.lock().unwrap();
+        let inside = memory.range(..=at).next_back().is_some_and(|(base, a)| at as usize + bytes <= *base as usize + a.bytes);
+        let outside = || failed("transfer", format!("{bytes} bytes at {at:#x} are not in one allocation"));
+        if inside { Ok(at as *mut u8) } else { Err(outside()) }
+    }
+}
+
+fn failed(call: &str, message: impl Into<String>) -> DeviceError {
+    DeviceError::Driver { call: call.into(), message: message.into() }
+}
+
+impl Executor for Emulator {
+    fn name(&self) -> &str {
+        "emulator"
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        3
+    }
+
+    fn capability(&self) -> u32 {
+        80
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
+        let data = vec![u128::MAX; (bytes + ALIGNMENT).div_ceil(16)];
+        let address = (data.as_ptr() as u64).next_multiple_of(ALIGNMENT as u64);
+        self.memory.lock().unwrap().insert(address, Allocation { data, bytes });
+        Ok(address)
+    }
+
+    fn free(&self, address: u64) {
+        self.memory.lock().unwrap().remove(&address);
+    }
+
+    fn upload(&self, data: &[u8], to: u64) -> Result<(), DeviceError> {
+        let to = self.range(to, data.len())?;
+        // SAFETY: `range` found the bytes in a live allocation.
+        unsafe { std::ptr::copy(data.as_ptr(), to, data.len()) };
+        Ok(())
+    }
+
+    fn download(&self, from: u64, data: &mut [u8]) -> Result<(), DeviceError> {
+        let from = self.range(from, data.len())?;
+        // SAFETY: as above.
+        unsafe { std::ptr::copy(from, data.as_mut_ptr(), data.len()) };
+        Ok(())
+    }
+
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), DeviceError> {
+        let (from, to) = (self.range(from, bytes)?, self.range(to, bytes)?);
+        // SAFETY: as above.
+        unsafe { std::ptr::copy(from, to, bytes) };
+        Ok(())
+    }
+
+    fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<(), DeviceError> {
+        let at = self.range(at, bytes)?;
+        // SAFETY: as above.
+        unsafe { std::ptr::write_bytes(at, byte, bytes) };
+        Ok(())
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
+        let library = library(launch.module).map_err(|e| failed(launch.module, e))?;
+        let buffers: Vec<Buffer> = {
+            let memory = self.memory.lock().unwrap();
+            debug_assert!(memory.values().all(|a| a.data.len() * 16 >= a.bytes));
+            memory.iter().map(|(&address, a)| Buffer { address, bytes: a.bytes as u64 }).collect()
+        };
+        let mut params = vec![0u128; launch.params.len().div_ceil(16)];
+        bytemuck::cast_slice_mut(&mut params)[..launch.params.len()].copy_from_slice(&launch.params);
+        let raw = RawLaunch {
+            grid: launch.grid,
+            block: launch.block,
+            shared_bytes: launch.shared_bytes.into(),
+            params: params.as_ptr().cast(),
+            params_bytes: launch.params.len() as u64,
+            buffers: buffers.as_ptr(),
+            buffer_count: buffers.len() as u64,
+        };
+        let missing = |_| DeviceError::NoSuchKernel { module: launch.module.into(), kernel: launch.kernel.into() };
+        // SAFETY: KERNEL in emulator.h gives every kernel this signature; the emulator checks every access.
+        let message = unsafe {
+            let run = library.get::<unsafe extern "C" fn(*const RawLaunch) -> *const c_char>(launch.kernel.as_bytes());
+            let message = run.map_err(missing)?(&raw);
+            if message.is_null() { None } else { Some(CStr::from_ptr(message).to_string_lossy().into_owned()) }
+        };
+        match message {
+            None => Ok(()),
+            Some(message) => {
+                let [gx, gy, gz] = launch.grid;
+                Err(failed(&format!("{} with grid {gx}x{gy}x{gz}", launch.kernel), message))
+            }
+        }
+    }
+
+    fn synchronize(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+}
+
+/// The library of `kernels/<module>.cu`, compiled once for each content.
+fn library(module: &'static str) -> Result<Arc<Library>, String> {
+    type Slot = Arc<OnceLock<Result<Arc<Library>, String>>>;
+    static LIBRARIES: OnceLock<Mutex<HashMap<&'static str, Slot>>> = OnceLock::new();
+    let slot = LIBRARIES.get_or_init(Mutex::default).lock().unwrap().entry(module).or_default().clone();
+    slot.get_or_init(|| {
+        let [kernel, fault] = [kernels(), emulator()].map(|folder| folder.join(module).with_extension("cu"));
+        let path = compile(if kernel.exists() { &kernel } else { &fault }, module)?;
+        // SAFETY: the library has no initialisers of its own.
+        unsafe { Library::new(&path) }.map(Arc::new).map_err(|e| format!("{}: {e}", path.display()))
+    })
+    .clone()
+}
+
+fn compile(source: &Path, module: &str) -> Result<PathBuf, String> {
+    let folder = cache();
+    std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    let library = folder.join(format!("{module}-{}.so", key(source)?));
+    if library.exists() {
+        return Ok(library);
+    }
+    // Another process may be at it: each writes names of its own, and the last rename wins.
+    let scratch = tempfile::tempdir_in(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    let object = |name: &str| scratch.path().join(name);
+    let include = ["-I".to_string() + &kernels().to_string_lossy(), "-I".to_string() + &emulator().to_string_lossy()];
+    let command = || {
+        let mut command = Command::new(compiler());
+        command.args(FLAGS).args(&include);
+        command
+    };
+    run(command().args(KERNEL_FLAGS).args(["-x", "c++", "-c"]).arg(source).arg("-o").arg(object("kernel.o")))?;
+    run(command().arg("-c").arg(emulator().join("emulator.cpp")).arg("-o").arg(object("emulator.o")))?;
+    let objects = [object("kernel.o"), object("emulator.o")];
+    run(command().arg("-shared").args(objects).arg("-o").arg(object("kernel.so")))?;
+    std::fs::rename(object("kernel.so"), &library).map_err(|e| format!("{}: {e}", library.display()))?;
+    Ok(library)
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{command:?}:\n{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// What the library is made of: the source, every header it may include, the emulator, and how it is compiled.
+fn key(source: &Path) -> Result<String, String> {
+    let mut files = vec![source.to_path_buf()];
+    for folder in [kernels(), kernels().join("ptx"), kernels().join("tile"), emulator()] {
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|e| e.path());
+        files.extend(entries.filter(|p| matches!(p.extension().and_then(|x| x.to_str()), Some("cuh" | "h" | "cpp"))));
+    }
+    files.sort();
+    let mut hash = Sha256::new();
+    hash.update(compiler());
+    hash.update(format!("{FLAGS:?}{KERNEL_FLAGS:?}"));
+    for file in files {
+        hash.update(std::fs::read(&file).map_err(|e| format!("{}: {e}", file.display()))?);
+    }
+    Ok(hash.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect())
+}
+
+fn compiler() -> String {
+    std::env::var("CXX").unwrap_or_else(|_| "c++".into())
+}
+
+fn emulator() -> PathBuf {
+    crate::support::path("emulator")
+}
+
+fn kernels() -> PathBuf {
+    crate::support::path("../kernels")
+}
+
+fn cache() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    if target.exists() { target.join("emulator") } else { std::env::temp_dir().join("kiungo-emulator") }
+}

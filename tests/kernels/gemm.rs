@@ -1,0 +1,101 @@
+use crate::support::{assert_as_good, gpus, is_emulator, normal, normal_bf16, rng, widen};
+use kiungo::device::{DType, Device, Tensor};
+use kiungo::ops::gemm::{Layout, gemm};
+
+const LAYOUTS: [Layout; 3] = [Layout::Nt, Layout::Nn, Layout::Tn];
+const BF16: DType = DType::Bf16;
+const F32: DType = DType::F32;
+
+struct Case {
+    layout: Layout,
+    sizes: [usize; 3],
+    types: [DType; 3],
+    accumulate: bool,
+}
+
+/// The product on every GPU against float64, no worse than twice the CPU's; poisoned before, repeated after.
+#[track_caller]
+fn check(case: Case, devices: &[Device]) {
+    let Case { layout, sizes: [m, n, k], types: [at, bt, ct], accumulate } = case;
+    let mut rng = rng(m as u64 * 7 + n as u64 * 3 + k as u64);
+    let [a, b, before] = [(m * k, at), (k * n, bt), (m * n, ct)].map(|(n, t)| match t {
+        BF16 => normal_bf16(&mut rng, n),
+        _ => normal(&mut rng, n),
+    });
+    let a_at = |i: usize, p: usize| if layout == Layout::Tn { a[p * m + i] } else { a[i * k + p] } as f64;
+    let b_at = |p: usize, j: usize| if layout == Layout::Nt { b[j * k + p] } else { b[p * n + j] } as f64;
+    let old = |at: usize| if accumulate { before[at] as f64 } else { 0.0 };
+    let sum = |at: usize| old(at) + (0..k).map(|p| a_at(at / n, p) * b_at(p, at % n)).sum::<f64>();
+    let exact: Vec<f64> = (0..m * n).map(sum).collect();
+    let run = |device: &Device| -> Vec<f32> {
+        let a_shape = if layout == Layout::Tn { [k, m] } else { [m, k] };
+        let b_shape = if layout == Layout::Nt { [n, k] } else { [k, n] };
+        let a = Tensor::from_f32(device, at, a.clone(), &a_shape).unwrap();
+        let b = Tensor::from_f32(device, bt, b.clone(), &b_shape).unwrap();
+        let mut c = Tensor::from_f32(device, ct, before.clone(), &[m, n]).unwrap();
+        if !accumulate {
+            c.fill_byte(0xFF).unwrap();
+        }
+        gemm(layout, &a, &b, &mut c, accumulate).unwrap();
+        c.to_f32().unwrap()
+    };
+    let textbook = run(&Device::Cpu);
+    for device in devices {
+        let what = format!("{layout:?} {m}x{n}x{k} {at} {bt} {ct} accumulate {accumulate} on {device}");
+        let found = run(device);
+        assert_as_good(&what, &found, &textbook, &exact);
+        assert!(found == run(device), "{what}: a second run gave other bytes");
+    }
+}
+
+#[test]
+fn tensor_core_tiles_of_every_size_and_layout() {
+    for layout in LAYOUTS {
+        for sizes in [[8, 8, 8], [1, 24, 40], [3, 72, 136], [127, 8, 24], [129, 136, 72], [40, 328, 56]] {
+            // Rows in memory must be multiples of eight for the tensor cores; m is free but for the transposed layout.
+            let sizes = if layout == Layout::Tn { [sizes[0].next_multiple_of(8), sizes[1], sizes[2] - 1] } else { sizes };
+            for (ct, accumulate) in [(BF16, false), (BF16, true), (F32, false), (F32, true)] {
+                check(Case { layout, sizes, types: [BF16, BF16, ct], accumulate }, &gpus());
+            }
+        }
+    }
+}
+
+#[test]
+fn odd_n_and_a_ring_that_wraps() {
+    check(Case { layout: Layout::Nt, sizes: [130, 133, 264], types: [BF16, BF16, BF16], accumulate: true }, &gpus());
+    check(Case { layout: Layout::Nt, sizes: [5, 7, 1032], types: [BF16, BF16, BF16], accumulate: false }, &gpus());
+    check(Case { layout: Layout::Nn, sizes: [33, 72, 520], types: [BF16, BF16, F32], accumulate: false }, &gpus());
+}
+
+#[test]
+fn any_types_and_alignments_on_ordinary_cores() {
+    for layout in LAYOUTS {
+        for (i, sizes) in [[1, 1, 1], [3, 5, 7], [65, 67, 33], [1, 130, 17]].into_iter().enumerate() {
+            for types in [[F32, F32, F32], [F32, F32, BF16], [F32, BF16, F32], [BF16, F32, BF16], [BF16, BF16, BF16]] {
+                check(Case { layout, sizes, types, accumulate: i % 2 == 1 }, &gpus());
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_summed_is_zero_or_what_was_there() {
+    for types in [[F32; 3], [BF16; 3]] {
+        for accumulate in [false, true] {
+            check(Case { layout: Layout::Nt, sizes: [3, 8, 0], types, accumulate }, &gpus());
+        }
+    }
+    check(Case { layout: Layout::Nt, sizes: [0, 8, 8], types: [BF16; 3], accumulate: false }, &gpus());
+}
+
+#[test]
+fn a_llama_layer_on_a_gpu() {
+    let gpus: Vec<Device> = gpus().into_iter().filter(|d| !is_emulator(d)).collect();
+    if gpus.is_empty() {
+        return;
+    }
+    for layout in LAYOUTS {
+        check(Case { layout, sizes: [768, 1024, 1024], types: [BF16; 3], accumulate: false }, &gpus);
+    }
+}

@@ -1,0 +1,67 @@
+//! Each op's CUDA face against its CPU face: the kernel sources on the emulator, and on a GPU where there is one.
+
+mod gemm;
+mod rmsnorm;
+
+use crate::support::{assert_as_good, assert_close, gpus, widen};
+use kiungo::device::{DType, Device, Tensor};
+
+/// Random data, put on a device and rounded to an activation type for each run of an op.
+struct Run<'a> {
+    device: &'a Device,
+    dtype: DType,
+}
+
+impl Run<'_> {
+    /// Activations.
+    fn tensor(&self, data: &[f32], shape: &[usize]) -> Tensor {
+        Tensor::from_f32(self.device, self.dtype, data.to_vec(), shape).unwrap()
+    }
+
+    /// What is f32 whatever the activations are.
+    fn f32(&self, data: &[f32], shape: &[usize]) -> Tensor {
+        Tensor::from_slice(self.device, data, shape).unwrap()
+    }
+
+    /// An output of activations, all NaN.
+    fn poisoned(&self, shape: &[usize]) -> Tensor {
+        self.poisoned_as(self.dtype, shape)
+    }
+
+    /// An output of another type, all ones in its bits.
+    fn poisoned_as(&self, dtype: DType, shape: &[usize]) -> Tensor {
+        let mut tensor = Tensor::zeros(self.device, dtype, shape).unwrap();
+        tensor.fill_byte(0xFF).unwrap();
+        tensor
+    }
+}
+
+/// Runs an op on every GPU and on the CPU, with f32 and with bf16 activations, and compares what it returns.
+///
+/// f32 may differ by `bound`. In bf16 the kernel may have twice the error of the CPU's bf16, both measured against the
+/// CPU's f32: give data that bf16 holds exactly. A second run must give the same bytes.
+#[track_caller]
+fn compare(what: &str, bound: f64, op: impl Fn(&Run) -> Vec<Tensor>) {
+    let values = |device: &Device, dtype| -> Vec<Vec<f32>> {
+        op(&Run { device, dtype }).iter().map(|t| t.to_f32().unwrap()).collect()
+    };
+    let (exact, textbook) = (values(&Device::Cpu, DType::F32), values(&Device::Cpu, DType::Bf16));
+    for gpu in gpus() {
+        for dtype in [DType::F32, DType::Bf16] {
+            let found = values(&gpu, dtype);
+            let again = values(&gpu, dtype);
+            for (i, found) in found.iter().enumerate() {
+                let what = format!("{what}, {dtype}, output {i} on {gpu}");
+                assert!(bits(found) == bits(&again[i]), "{what}: a second run gave other bytes");
+                match dtype {
+                    DType::F32 => assert_close(&what, found, &exact[i], bound),
+                    _ => assert_as_good(&what, found, &textbook[i], &widen(&exact[i])),
+                }
+            }
+        }
+    }
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|v| v.to_bits()).collect()
+}

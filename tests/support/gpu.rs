@@ -1,0 +1,39 @@
+//! Where CUDA kernels are tested, and how close they must come.
+
+use super::relative_error;
+use crate::emulator::{self, Emulator};
+use kiungo::device::{Device, DeviceError, Gpu, cuda};
+use std::sync::Once;
+
+/// What CUDA kernels are tested on: the emulator, and the GPU where there is one.
+///
+/// Says once what is missing. `KIUNGO_REQUIRE_GPU=1` makes a missing GPU an error.
+pub fn gpus() -> Vec<Device> {
+    static SAID: Once = Once::new();
+    let gpu = if cuda::has_kernels() { Device::cuda(0) } else { Err(DeviceError::NoKernels) };
+    match &gpu {
+        Err(why) if std::env::var_os("KIUNGO_REQUIRE_GPU").is_some() => panic!("KIUNGO_REQUIRE_GPU is set: {why}"),
+        _ => SAID.call_once(|| {
+            if let Some(why) = emulator::unavailable() {
+                eprintln!("skipped: emulated kernels: {why}");
+            }
+            if let Err(why) = &gpu {
+                eprintln!("skipped: no GPU: {why}");
+            }
+        }),
+    }
+    let emulator = emulator::unavailable().is_none().then(|| Device::Cuda(Gpu::new(Emulator::new())));
+    emulator.into_iter().chain(gpu).collect()
+}
+
+/// True for the emulator, which is slow: keep its shapes small.
+pub fn is_emulator(device: &Device) -> bool {
+    matches!(device, Device::Cuda(gpu) if gpu.name() == "emulator")
+}
+
+/// Fails unless a kernel's error, relative to float64, is at most twice that of the same-dtype textbook computation.
+#[track_caller]
+pub fn assert_as_good(what: &str, found: &[f32], textbook: &[f32], exact: &[f64]) {
+    let (error, allowed) = (relative_error(found, exact), 2.0 * relative_error(textbook, exact) + 1e-7);
+    assert!(error <= allowed, "{what}: relative error {error:.3e}, allowed {allowed:.3e}");
+}
