@@ -81,7 +81,6 @@ fn targets(stem: &str) -> &'static [&'static str] {
     const SM90: &str = "arch=compute_90a,code=sm_90a";
     match stem {
         s if s.ends_with("_sm90") => &[SM90],
-        s if s.ends_with("_sm80") => &[SM80],
         _ => &[SM80, SM90],
     }
 }

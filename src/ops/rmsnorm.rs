@@ -146,11 +146,8 @@ mod cuda {
     }
 
     pub fn backward(dy: &Tensor, x: &Tensor, weight: &Tensor, inv_rms: &Tensor, dx: &Tensor) -> Result<Launch> {
-        let params = RmsnormBackwardParams {
-            weight: weight.address()?,
-            dx: dx.address()?,
-            ..operands(dy, x, inv_rms)?
-        };
+        let params =
+            RmsnormBackwardParams { weight: weight.address()?, dx: dx.address()?, ..operands(dy, x, inv_rms)? };
         let kernel = kernel_for!(x.dtype(), "rmsnorm_backward");
         Ok(Launch::new("rmsnorm", kernel, [x.rows() as u32, 1, 1], THREADS, params))
     }

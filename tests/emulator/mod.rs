@@ -69,7 +69,8 @@ impl Emulator {
     /// The host bytes behind `at..at + bytes`, which must lie in one allocation.
     fn range(&self, at: u64, bytes: usize) -> Result<*mut u8, DeviceError> {
         let memory = self.memory.lock().unwrap();
-        let inside = memory.range(..=at).next_back().is_some_and(|(base, a)| at as usize + bytes <= *base as usize + a.bytes);
+        let inside =
+            memory.range(..=at).next_back().is_some_and(|(base, a)| at as usize + bytes <= *base as usize + a.bytes);
         let outside = || failed("transfer", format!("{bytes} bytes at {at:#x} are not in one allocation"));
         if inside { Ok(at as *mut u8) } else { Err(outside()) }
     }

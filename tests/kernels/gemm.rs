@@ -1,4 +1,4 @@
-use crate::support::{assert_as_good, gpus, is_emulator, normal, normal_bf16, rng, widen};
+use crate::support::{assert_as_good, gpus, is_emulator, normal, normal_bf16, rng};
 use kiungo::device::{DType, Device, Tensor};
 use kiungo::ops::gemm::{Layout, gemm};
 
@@ -43,7 +43,7 @@ fn check(case: Case, devices: &[Device]) {
     for device in devices {
         let what = format!("{layout:?} {m}x{n}x{k} {at} {bt} {ct} accumulate {accumulate} on {device}");
         let found = run(device);
-        assert_as_good(&what, &found, &textbook, &exact);
+        assert_as_good(&what, &found, &textbook, &exact, 1e-7);
         assert!(found == run(device), "{what}: a second run gave other bytes");
     }
 }
@@ -51,9 +51,10 @@ fn check(case: Case, devices: &[Device]) {
 #[test]
 fn tensor_core_tiles_of_every_size_and_layout() {
     for layout in LAYOUTS {
-        for sizes in [[8, 8, 8], [1, 24, 40], [3, 72, 136], [127, 8, 24], [129, 136, 72], [40, 328, 56]] {
+        for sizes in [[8usize, 8, 8], [1, 24, 40], [3, 72, 136], [127, 8, 24], [129, 136, 72], [40, 328, 56]] {
             // Rows in memory must be multiples of eight for the tensor cores; m is free but for the transposed layout.
-            let sizes = if layout == Layout::Tn { [sizes[0].next_multiple_of(8), sizes[1], sizes[2] - 1] } else { sizes };
+            let sizes =
+                if layout == Layout::Tn { [sizes[0].next_multiple_of(8), sizes[1], sizes[2] - 1] } else { sizes };
             for (ct, accumulate) in [(BF16, false), (BF16, true), (F32, false), (F32, true)] {
                 check(Case { layout, sizes, types: [BF16, BF16, ct], accumulate }, &gpus());
             }

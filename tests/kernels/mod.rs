@@ -55,7 +55,7 @@ fn compare(what: &str, bound: f64, op: impl Fn(&Run) -> Vec<Tensor>) {
                 assert!(bits(found) == bits(&again[i]), "{what}: a second run gave other bytes");
                 match dtype {
                     DType::F32 => assert_close(&what, found, &exact[i], bound),
-                    _ => assert_as_good(&what, found, &textbook[i], &widen(&exact[i])),
+                    _ => assert_as_good(&what, found, &textbook[i], &widen(&exact[i]), bound),
                 }
             }
         }
