@@ -1,1 +1,176 @@
-//! (to come)
+//! Low-rank adaptation of a linear layer (Hu et al. 2021, arXiv 2106.09685): `y += scale * (drop(x) A^T) B^T`.
+//!
+//! `drop` zeroes elements of `x` at random and scales the others by `1 / (1 - p)`, as PEFT does. Its mask is a
+//! function of the element's index ([`Dropout`]), so the backward pass computes it again instead of keeping it.
+
+use super::Result;
+use super::check::{Allowed, Check, F32, FLOAT};
+use super::float::with_float;
+use super::philox::Dropout;
+use crate::device::{Device, Tensor};
+
+/// An adapter: `delta W = scale * B A`.
+#[derive(Clone, Copy, Debug)]
+pub struct Factors<'a> {
+    /// `[rank, in]`, f32.
+    pub a: &'a Tensor,
+    /// `[out, rank]`, f32.
+    pub b: &'a Tensor,
+    /// `alpha / rank`, or what else the adapter says.
+    pub scale: f32,
+    /// Dropout on the input, in training.
+    pub dropout: Option<Dropout>,
+}
+
+impl Factors<'_> {
+    /// Checks the factors, and returns `[rank, in, out]`.
+    fn check(&self, check: &Check) -> Result<[usize; 3]> {
+        let (rank, inputs) = check.matrix("a", self.a)?;
+        check.dtype("a", self.a, F32)?;
+        let (outputs, _) = check.matrix("b", self.b)?;
+        check.tensor("b", self.b, &[outputs, rank], F32)?;
+        if let Some(Dropout { probability, .. }) = self.dropout {
+            let ok = (0.0..1.0).contains(&probability);
+            check.value(ok, || format!("dropout is {probability}, expected a share below 1"))?;
+        }
+        Ok([rank, inputs, outputs])
+    }
+}
+
+/// Adds the adapter's output to `y`.
+///
+/// - `x`: `[tokens, in]`, f32 or bf16
+/// - `s`: `[tokens, rank]`, f32, out: `drop(x) A^T`, which [`backward`] reads
+/// - `y`: `[tokens, out]`, of `x`'s type, added to and rounded once
+pub fn forward(x: &Tensor, factors: &Factors, s: &mut Tensor, y: &mut Tensor) -> Result {
+    let check = Check::new("lora", x);
+    let [rank, inputs, outputs] = factors.check(&check)?;
+    let tokens = x.rows();
+    check.tensor("x", x, &[tokens, inputs], FLOAT)?;
+    check.tensor("s", s, &[tokens, rank], F32)?;
+    check.tensor("y", y, &[tokens, outputs], Allowed::Only(x.dtype()))?;
+    match check.device() {
+        Device::Cpu => with_float!(x.dtype(), T => cpu::forward::<T>(
+            cpu::Factors::new(factors)?, x.as_slice()?, s.as_mut_slice()?, y.as_mut_slice()?)),
+        Device::Cuda(_) => check.no_kernel("any type")?,
+    }
+    Ok(())
+}
+
+/// Gradients of [`forward`], all added: with `ds = scale * dy B`, `dA += ds^T drop(x)`, `dB += scale * dy^T s`, and
+/// where it is wanted `dx += drop'(ds A)`.
+///
+/// - `dy`: `[tokens, out]`, `x`, `dx`: `[tokens, in]`, f32 or bf16, the same type
+/// - `s`: `[tokens, rank]`, f32, as [`forward`] left it
+/// - `ds`: `[tokens, rank]`, f32, scratch
+/// - `da`: `[rank, in]`, `db`: `[out, rank]`, f32
+#[allow(clippy::too_many_arguments)]
+pub fn backward(
+    dy: &Tensor,
+    x: &Tensor,
+    s: &Tensor,
+    factors: &Factors,
+    ds: &mut Tensor,
+    da: &mut Tensor,
+    db: &mut Tensor,
+    mut dx: Option<&mut Tensor>,
+) -> Result {
+    let check = Check::new("lora backward", x);
+    let [rank, inputs, outputs] = factors.check(&check)?;
+    let tokens = x.rows();
+    check.tensor("x", x, &[tokens, inputs], FLOAT)?;
+    check.tensor("dy", dy, &[tokens, outputs], Allowed::Only(x.dtype()))?;
+    check.tensor("s", s, &[tokens, rank], F32)?;
+    check.tensor("ds", ds, &[tokens, rank], F32)?;
+    check.like("da", da, factors.a)?;
+    check.like("db", db, factors.b)?;
+    if let Some(dx) = &dx {
+        check.like("dx", dx, x)?;
+    }
+    match check.device() {
+        Device::Cpu => with_float!(x.dtype(), T => cpu::backward::<T>(
+            cpu::Factors::new(factors)?, dy.as_slice()?, x.as_slice()?, s.as_slice()?, ds.as_mut_slice()?,
+            da.as_mut_slice()?, db.as_mut_slice()?, dx.as_mut().map(|dx| dx.as_mut_slice()).transpose()?)),
+        Device::Cuda(_) => check.no_kernel("any type")?,
+    }
+    Ok(())
+}
+
+/// The reference.
+pub mod cpu {
+    use crate::ops::Float;
+    use crate::ops::gemm::Layout::{Nn, Nt, Tn};
+    use crate::ops::gemm::cpu::scaled;
+    use crate::ops::philox::Dropout;
+    use rayon::prelude::*;
+    use std::borrow::Cow;
+
+    /// An adapter's factors as slices.
+    #[derive(Clone, Copy)]
+    pub struct Factors<'a> {
+        a: &'a [f32],
+        b: &'a [f32],
+        rank: usize,
+        scale: f32,
+        dropout: Option<Dropout>,
+    }
+
+    impl<'a> Factors<'a> {
+        pub(super) fn new(factors: &super::Factors<'a>) -> crate::ops::Result<Factors<'a>> {
+            let super::Factors { a, b, scale, dropout } = *factors;
+            let dropout = dropout.filter(|d| d.probability > 0.0);
+            Ok(Factors { a: a.as_slice()?, b: b.as_slice()?, rank: a.rows(), scale, dropout })
+        }
+
+        fn sizes(&self) -> [usize; 3] {
+            [self.rank, self.a.len() / self.rank, self.b.len() / self.rank]
+        }
+
+        /// `drop(x)`, row by row of `columns`.
+        fn dropped<'x>(&self, x: Cow<'x, [f32]>, columns: usize) -> Cow<'x, [f32]> {
+            let Some(dropout) = self.dropout else { return x };
+            let mut kept = vec![0.0; x.len()];
+            let rows = x.par_chunks(columns).zip(kept.par_chunks_mut(columns)).enumerate();
+            rows.for_each(|(row, (x, kept))| dropout.apply((row * columns) as u64, x, kept));
+            Cow::Owned(kept)
+        }
+    }
+
+    /// See [`super::forward`].
+    pub fn forward<T: Float>(factors: Factors, x: &[T], s: &mut [f32], y: &mut [T]) {
+        let [rank, inputs, outputs] = factors.sizes();
+        let tokens = x.len() / inputs;
+        let x = factors.dropped(T::widen(x), inputs);
+        scaled(1.0, Nt, [tokens, rank, inputs], &x, factors.a, s, false);
+        scaled(factors.scale, Nt, [tokens, outputs, rank], s, factors.b, y, true);
+    }
+
+    /// See [`super::backward`].
+    #[allow(clippy::too_many_arguments)]
+    pub fn backward<T: Float>(
+        factors: Factors,
+        dy: &[T],
+        x: &[T],
+        s: &[f32],
+        ds: &mut [f32],
+        da: &mut [f32],
+        db: &mut [f32],
+        dx: Option<&mut [T]>,
+    ) {
+        let [rank, inputs, outputs] = factors.sizes();
+        let tokens = x.len() / inputs;
+        let dy = T::widen(dy);
+        scaled(factors.scale, Nn, [tokens, rank, outputs], &dy, factors.b, ds, false);
+        scaled(factors.scale, Tn, [outputs, rank, tokens], &dy, s, db, true);
+        let x = factors.dropped(T::widen(x), inputs);
+        scaled(1.0, Tn, [rank, inputs, tokens], ds, &x, da, true);
+        let Some(dx) = dx else { return };
+        if factors.dropout.is_none() {
+            return scaled(1.0, Nn, [tokens, inputs, rank], ds, factors.a, dx, true);
+        }
+        let mut through = vec![0.0; tokens * inputs];
+        scaled(1.0, Nn, [tokens, inputs, rank], ds, factors.a, &mut through, false);
+        let kept = factors.dropped(Cow::Owned(through), inputs);
+        crate::ops::float::store(&kept, dx, true);
+    }
+}

@@ -5,6 +5,8 @@ mod gemm;
 mod in_batch;
 mod infonce;
 mod linear;
+mod lora;
+mod philox;
 mod pooling;
 mod residual;
 mod rmsnorm;
