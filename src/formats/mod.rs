@@ -5,6 +5,7 @@
 
 pub mod output;
 pub mod pairs;
+pub mod peft;
 pub mod safetensors;
 pub mod squad;
 pub mod text;

@@ -1,5 +1,6 @@
 mod output;
 mod pairs;
+mod peft;
 mod safetensors;
 mod squad;
 mod text;
