@@ -126,7 +126,8 @@ pub mod cpu {
     /// Elements a task: its four streams fit a core's cache, where the copy finds the new weights again.
     const CHUNK: usize = 8192;
 
-    /// See [`super::step`].
+    /// See [`super::step`]. Bound by memory, given the processor's widest vectors, which `pulp` finds at run time; the
+    /// results do not depend on them.
     pub fn step<T: Float>(
         c: &Coefficients,
         w: &mut [f32],
@@ -135,24 +136,43 @@ pub mod cpu {
         v: &mut [f32],
         copy: Option<&mut [T]>,
     ) {
+        let arch = pulp::Arch::new();
         let chunks =
             w.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK)).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK));
         match copy {
-            None => chunks.for_each(|(((w, g), m), v)| update(c, w, g, m, v)),
+            None => chunks.for_each(|(((w, g), m), v)| {
+                arch.dispatch(
+                    #[inline(always)]
+                    || update(c, w, g, m, v),
+                )
+            }),
             Some(copy) => chunks.zip(copy.par_chunks_mut(CHUNK)).for_each(|((((w, g), m), v), copy)| {
-                update(c, w, g, m, v);
-                copy.iter_mut().zip(w).for_each(|(copy, w)| *copy = T::from_f32(*w));
+                arch.dispatch(
+                    #[inline(always)]
+                    || {
+                        update(c, w, g, m, v);
+                        round(w, copy);
+                    },
+                )
             }),
         }
     }
 
     /// The operations and their order are those of PyTorch.
+    #[inline(always)]
     fn update(c: &Coefficients, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
         for (((w, g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
             *m += c.gradient * (g - *m);
             *v = *v * c.beta2 + c.square * g * g;
             let denominator = v.sqrt() / c.root_correction + c.eps;
             *w = *w * c.decay - c.step_size * *m / denominator;
+        }
+    }
+
+    #[inline(always)]
+    fn round<T: Float>(w: &[f32], copy: &mut [T]) {
+        for (copy, w) in copy.iter_mut().zip(w) {
+            *copy = T::from_f32(*w);
         }
     }
 }

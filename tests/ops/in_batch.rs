@@ -1,6 +1,6 @@
 //! The two losses over a batch, from raw embeddings to their gradients, against the golden float64 ones.
 
-use crate::support::{Golden, assert_close, poisoned};
+use crate::support::{Golden, assert_close, assert_same_for_any_threads, poisoned};
 use kiungo::device::{Device, Tensor};
 use kiungo::ops::gemm::{Layout, gemm};
 use kiungo::ops::{cosine, infonce, triplet};
@@ -48,4 +48,22 @@ fn losses_of_embeddings_match_golden() {
             }
         }
     }
+}
+
+#[test]
+fn threads_make_no_difference() {
+    let golden = Golden::open("more.safetensors");
+    let values = |(loss, danchor, dpositive): (Tensor, Tensor, Tensor)| -> Vec<f32> {
+        [loss, danchor, dpositive].iter().flat_map(|t| t.to_f32().unwrap()).collect()
+    };
+    assert_same_for_any_threads("infonce", || {
+        values(run(&golden, |s, loss, ds| {
+            infonce::forward(s, None, TEMPERATURE, infonce::Direction::Both, loss, ds).unwrap();
+        }))
+    });
+    assert_same_for_any_threads("triplet", || {
+        values(run(&golden, |s, loss, ds| {
+            triplet::hardest(s, None, triplet::Direction::Both, MARGIN, loss, ds).unwrap();
+        }))
+    });
 }

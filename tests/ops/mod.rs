@@ -1,5 +1,6 @@
 mod adamw;
 mod cosine;
+mod cross_entropy;
 mod embedding;
 mod gemm;
 mod in_batch;
@@ -12,5 +13,6 @@ mod residual;
 mod rmsnorm;
 mod rope;
 mod sequences;
+mod similarity;
 mod swiglu;
 mod triplet;
