@@ -9,6 +9,7 @@
 //! Outputs are overwritten unless a function says that it adds.
 
 mod check;
+mod exp;
 mod float;
 mod in_batch;
 pub mod params;

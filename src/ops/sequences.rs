@@ -1,5 +1,6 @@
 //! Sequences of different lengths, packed: one token after another, without padding.
 
+use super::check::{Check, U32};
 use super::{OpError, Result};
 use crate::device::{Device, Tensor};
 use std::ops::Range;
@@ -76,5 +77,11 @@ impl Sequences {
     /// The tokens of each sequence.
     pub fn ranges(&self) -> impl ExactSizeIterator<Item = Range<usize>> + '_ {
         (0..self.count()).map(|i| self.host_offsets[i] as usize..self.host_offsets[i + 1] as usize)
+    }
+
+    /// An error unless these are `tokens` tokens on the device of the call.
+    pub(crate) fn check(&self, check: &Check, tokens: usize) -> Result {
+        check.tensor("sequences' offsets", &self.offsets, &[self.count() + 1], U32)?;
+        check.tensor("sequences' positions", &self.positions, &[tokens], U32)
     }
 }

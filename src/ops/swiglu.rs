@@ -44,25 +44,31 @@ pub fn backward(dy: &Tensor, gate: &Tensor, up: &Tensor, dgate: &mut Tensor, dup
 
 /// The reference.
 pub mod cpu {
+    use crate::device::cpu::vectorised;
     use crate::ops::Float;
+    use crate::ops::exp::exp;
     use rayon::prelude::*;
 
     /// Elements a task.
     const CHUNK: usize = 4096;
 
+    #[inline(always)]
     fn sigmoid(x: f32) -> f32 {
-        1.0 / (1.0 + (-x).exp())
+        1.0 / (1.0 + exp(-x))
     }
 
     /// See [`super::forward`].
     pub fn forward<T: Float>(gate: &[T], up: &[T], y: &mut [T]) {
         let chunks = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(y.par_chunks_mut(CHUNK));
-        chunks.for_each(|((gate, up), y)| {
-            for ((gate, up), y) in gate.iter().zip(up).zip(y) {
-                let gate = gate.to_f32();
-                *y = T::from_f32(gate * sigmoid(gate) * up.to_f32());
-            }
-        });
+        chunks.for_each(|((gate, up), y)| vectorised(|| forward_chunk(gate, up, y)));
+    }
+
+    #[inline(always)]
+    fn forward_chunk<T: Float>(gate: &[T], up: &[T], y: &mut [T]) {
+        for ((gate, up), y) in gate.iter().zip(up).zip(y) {
+            let gate = gate.to_f32();
+            *y = T::from_f32(gate * sigmoid(gate) * up.to_f32());
+        }
     }
 
     /// See [`super::backward`].
@@ -70,13 +76,18 @@ pub mod cpu {
         let inputs = dy.par_chunks(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK));
         let outputs = dgate.par_chunks_mut(CHUNK).zip(dup.par_chunks_mut(CHUNK));
         inputs.zip(outputs).for_each(|(((dy, gate), up), (dgate, dup))| {
-            let inputs = dy.iter().zip(gate).zip(up);
-            for (((dy, gate), up), (dgate, dup)) in inputs.zip(dgate.iter_mut().zip(dup)) {
-                let (dy, gate, up) = (dy.to_f32(), gate.to_f32(), up.to_f32());
-                let s = sigmoid(gate);
-                *dgate = T::from_f32(dy * up * s * (1.0 + gate * (1.0 - s)));
-                *dup = T::from_f32(dy * gate * s);
-            }
+            vectorised(|| backward_chunk(dy, gate, up, dgate, dup));
         });
+    }
+
+    #[inline(always)]
+    fn backward_chunk<T: Float>(dy: &[T], gate: &[T], up: &[T], dgate: &mut [T], dup: &mut [T]) {
+        let inputs = dy.iter().zip(gate).zip(up);
+        for (((dy, gate), up), (dgate, dup)) in inputs.zip(dgate.iter_mut().zip(dup)) {
+            let (dy, gate, up) = (dy.to_f32(), gate.to_f32(), up.to_f32());
+            let s = sigmoid(gate);
+            *dgate = T::from_f32(dy * up * s * (1.0 + gate * (1.0 - s)));
+            *dup = T::from_f32(dy * gate * s);
+        }
     }
 }

@@ -1,4 +1,5 @@
 mod adamw;
+mod attention;
 mod cosine;
 mod cross_entropy;
 mod embedding;
