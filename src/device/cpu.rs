@@ -3,7 +3,7 @@
 use gemm::Parallelism;
 
 /// Runs a loop compiled for the widest vectors of this CPU. All give the same bytes: the compiler neither reorders
-/// sums nor fuses multiplications with additions.
+/// sums nor fuses multiplications with additions. A long closure needs `#[inline(always)]`, as its callees do.
 #[inline(always)]
 pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)

@@ -286,7 +286,10 @@ pub mod cpu {
             multiply(self.scale(), q, k.transposed(), Store::Replace, ViewMut::new(scores, rows, keys));
             let mut inverse_sums = [0.0; TILE];
             for ((r, inverse_sum), (_, row, visible)) in (0..).zip(&mut inverse_sums).zip(tile.rows(scores)) {
-                let (max, sum) = exponentials(row, visible);
+                let (max, sum) = vectorised(
+                    #[inline(always)]
+                    || exponentials(row, visible),
+                );
                 *inverse_sum = 1.0 / sum;
                 lse[r * query + h] = max + sum.ln();
             }
@@ -345,15 +348,17 @@ pub mod cpu {
     }
 
     /// Replaces the visible scores by `exp(score - max)` and the others by 0; returns the maximum and the sum.
+    #[inline(always)]
     fn exponentials(row: &mut [f32], visible: usize) -> (f32, f32) {
         let (seen, hidden) = row.split_at_mut(visible);
         hidden.fill(0.0);
         let max = reduce(seen, f32::NEG_INFINITY, f32::max);
-        vectorised(|| seen.iter_mut().for_each(|s| *s = exp(*s - max)));
+        seen.iter_mut().for_each(|s| *s = exp(*s - max));
         (max, reduce(seen, 0.0, |a, b| a + b))
     }
 
     /// Reduces in 16 lanes, which the compiler vectorises, in an order that depends on the length alone.
+    #[inline(always)]
     fn reduce(x: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
         let (chunks, rest) = x.as_chunks::<16>();
         let mut lanes = [start; 16];

@@ -77,7 +77,7 @@ fn gradients_match_central_differences_and_add() {
         let factors = Factors { a: &at, b: &bt, scale: SCALE, dropout };
         let (xt, dyt) = (tensor(&x, &[TOKENS, IN]), tensor(&dy, &[TOKENS, OUT]));
         let (mut s, mut ds) = (crate::support::poisoned(&[TOKENS, RANK]), crate::support::poisoned(&[TOKENS, RANK]));
-        let mut y = tensor(&vec![0.0; TOKENS * OUT], &[TOKENS, OUT]);
+        let mut y = tensor(&[0.0; TOKENS * OUT], &[TOKENS, OUT]);
         lora::forward(&xt, &factors, &mut s, &mut y).unwrap();
         let ones = |shape: &[usize]| tensor(&vec![1.0; shape.iter().product()], shape);
         let (mut da, mut db, mut dx) = (ones(&[RANK, IN]), ones(&[OUT, RANK]), ones(&[TOKENS, IN]));
