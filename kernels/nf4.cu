@@ -1,33 +1,9 @@
 // NF4 quantisation and its inverse, bit for bit as bitsandbytes does on CUDA. Bound by memory: every value is touched
 // once, 16 bytes at a time, and with double quantisation the scales are decoded in the same pass.
 #include "kernel.cuh"
-#include "ptx/memory.cuh"
 #include "tile/nf4.cuh"
 #include "tile/reduce.cuh"
-
-__device__ __forceinline__ void load_values(const float* x, float (&values)[16]) {
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const uint4 four = load_16(x + 4 * i);
-        values[4 * i] = __uint_as_float(four.x);
-        values[4 * i + 1] = __uint_as_float(four.y);
-        values[4 * i + 2] = __uint_as_float(four.z);
-        values[4 * i + 3] = __uint_as_float(four.w);
-    }
-}
-
-__device__ __forceinline__ void load_values(const bf16* x, float (&values)[16]) {
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const uint4 eight = load_16(x + 8 * i);
-        const uint32_t pairs[4] = {eight.x, eight.y, eight.z, eight.w};
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            values[8 * i + 2 * j] = __uint_as_float(pairs[j] << 16);
-            values[8 * i + 2 * j + 1] = __uint_as_float(pairs[j] & 0xffff0000u);
-        }
-    }
-}
+#include "tile/vector.cuh"
 
 // Sixteen values a thread; four threads share an absmax.
 template <class T> __device__ __forceinline__ void nf4_quantize(const Nf4QuantizeParams& p) {
@@ -35,11 +11,15 @@ template <class T> __device__ __forceinline__ void nf4_quantize(const Nf4Quantiz
     encoder.fill();
     const uint64_t thread = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
     const bool inside = thread * 16 < p.count;
-    float values[16] = {};
-    if (inside) load_values(reinterpret_cast<const T*>(p.x) + thread * 16, values);
+    Eight values[2] = {};
+    if (inside) {
+        const T* x = reinterpret_cast<const T*>(p.x) + thread * 16;
+        values[0] = load_eight(x);
+        values[1] = load_eight(x + 8);
+    }
     float absmax = 0.0f;
 #pragma unroll
-    for (int i = 0; i < 16; i++) absmax = fmaxf(absmax, fabsf(values[i]));
+    for (int i = 0; i < 16; i++) absmax = fmaxf(absmax, fabsf(values[i / 8].v[i % 8]));
     absmax = fmaxf(absmax, __shfl_xor_sync(0xffffffffu, absmax, 1));
     absmax = fmaxf(absmax, __shfl_xor_sync(0xffffffffu, absmax, 2));
     const float reciprocal = __fdiv_rn(1.0f, absmax);
@@ -48,7 +28,7 @@ template <class T> __device__ __forceinline__ void nf4_quantize(const Nf4Quantiz
 #pragma unroll
     for (int i = 0; i < 16; i++) {
         const int shift = i % 8 / 2 * 8 + (i % 2 ? 0 : 4);
-        words[i / 8] |= encoder.code(__fmul_rn(values[i], reciprocal)) << shift;
+        words[i / 8] |= encoder.code(__fmul_rn(values[i / 8].v[i % 8], reciprocal)) << shift;
     }
     if (!inside) return;
     reinterpret_cast<uint2*>(p.codes)[thread] = make_uint2(words[0], words[1]);
@@ -105,23 +85,9 @@ KERNEL(nf4_quantize_absmax, Nf4DoubleParams, 256) {
     if (threadIdx.x == 0 && blockIdx.x == 0) reinterpret_cast<float*>(p.offset)[0] = offset;
 }
 
-// Eight values as 16 or 32 bytes. The product is exact in f32 or rounded to bf16, wherever it is stored.
-template <bool EXACT> struct Rounded {
-    static __device__ __forceinline__ float value(float x) { return EXACT ? x : to_float(from_float<bf16>(x)); }
-};
-__device__ __forceinline__ uint32_t pack(float x, float y) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(x, y);
-    return *reinterpret_cast<const uint32_t*>(&pair);
-}
-template <bool EXACT> __device__ __forceinline__ void store_values(bf16* y, const float (&v)[8]) {
-    store_16(y, make_uint4(pack(v[0], v[1]), pack(v[2], v[3]), pack(v[4], v[5]), pack(v[6], v[7])));
-}
-template <bool EXACT> __device__ __forceinline__ void store_values(float* y, const float (&v)[8]) {
-    uint32_t bits[8];
-#pragma unroll
-    for (int i = 0; i < 8; i++) bits[i] = __float_as_uint(Rounded<EXACT>::value(v[i]));
-    store_16(y, make_uint4(bits[0], bits[1], bits[2], bits[3]));
-    store_16(y + 4, make_uint4(bits[4], bits[5], bits[6], bits[7]));
+// An f32 output holds the bf16 value too, so that all paths compute with the same weights, unless it is to be exact.
+template <bool EXACT, class Y> __device__ __forceinline__ float rounded(float x) {
+    return EXACT || sizeof(Y) == 2 ? x : to_float(from_float<bf16>(x));
 }
 
 // Eight values at a time, so that a warp reads 128 and writes 512 (bf16) bytes in a row; four such per thread, whose
@@ -155,12 +121,13 @@ template <bool DOUBLE, bool EXACT, class Y> __device__ __forceinline__ void nf4_
         if (i >= words) continue;
         // Two roundings, as where the absmax is decoded in a pass of its own.
         const float by = DOUBLE ? __fadd_rn(__fmul_rn(map[scale_code[s]], scale[s]), offset) : scale[s];
-        float values[8];
+        Eight values;
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            values[j] = __fmul_rn(levels[word[s] >> (j / 2 * 8 + (j % 2 ? 0 : 4)) & 15], by);
+            const uint32_t code = word[s] >> (j / 2 * 8 + (j % 2 ? 0 : 4)) & 15;
+            values.v[j] = rounded<EXACT, Y>(__fmul_rn(levels[code], by));
         }
-        store_values<EXACT>(reinterpret_cast<Y*>(p.y) + i * 8, values);
+        store_eight(reinterpret_cast<Y*>(p.y) + i * 8, values);
     }
 }
 

@@ -109,4 +109,114 @@ typedef struct LoraParams {
     DropoutParams dropout;
 } LoraParams;
 
+/* swiglu.cu, 8 elements a thread */
+typedef struct SwigluParams {
+    uint64_t gate;
+    uint64_t up;
+    uint64_t y;      /* forward */
+    uint64_t dy;     /* backward, as the two below */
+    uint64_t dgate;
+    uint64_t dup;
+    uint64_t count;
+} SwigluParams;
+
+/* residual.cu, 8 elements a thread */
+typedef struct ResidualParams {
+    uint64_t x;
+    uint64_t y;
+    uint64_t count;
+} ResidualParams;
+
+/* rope.cu, one block a token */
+typedef struct RopeParams {
+    uint64_t x;          /* T [tokens, columns] */
+    uint64_t positions;  /* uint32 [tokens] */
+    uint64_t cos;        /* float [position_count, head_dim / 2] */
+    uint64_t sin;
+    uint32_t columns;
+    uint32_t head_dim;
+    uint32_t position_count;
+    float sign;          /* -1: turn back */
+} RopeParams;
+
+/* embedding.cu, one block a token */
+typedef struct EmbeddingParams {
+    uint64_t table;  /* W [vocab, hidden]; backward: its gradient, float */
+    uint64_t ids;    /* uint32 [tokens] */
+    uint64_t y;      /* T [tokens, hidden]; backward: its gradient */
+    uint32_t tokens;
+    uint32_t vocab;
+    uint32_t hidden;
+    uint32_t unused;
+} EmbeddingParams;
+
+/* pooling.cu, a block for 256 columns of a sequence */
+#define KIUNGO_POOLING_MEAN 0
+#define KIUNGO_POOLING_MEAN_NO_SINK 1
+#define KIUNGO_POOLING_LAST 2
+typedef struct PoolingParams {
+    uint64_t h;        /* T [tokens, hidden]; backward: its gradient */
+    uint64_t offsets;  /* uint32 [sequences + 1] */
+    uint64_t y;        /* float [sequences, hidden]; backward: its gradient */
+    uint32_t hidden;
+    uint32_t pooling;
+} PoolingParams;
+
+/* cosine.cu, one block a row */
+typedef struct CosineParams {
+    uint64_t x;     /* float [n, hidden]; backward: dy */
+    uint64_t y;
+    uint64_t norm;  /* float [n] */
+    uint64_t dx;    /* backward */
+    uint32_t hidden;
+    float min_norm;
+} CosineParams;
+
+/* adamw.cu, 8 elements a thread; the factors are those of adamw::Coefficients */
+typedef struct AdamwParams {
+    uint64_t w;
+    uint64_t g;
+    uint64_t m;
+    uint64_t v;
+    uint64_t copy;  /* T, or 0: none */
+    uint64_t count;
+    float decay;
+    float gradient;
+    float beta2;
+    float square;
+    float root_correction;
+    float eps;
+    float step_size;
+    float unused;
+} AdamwParams;
+
+/* infonce.cu and triplet.cu: losses over a similarity matrix */
+typedef struct InBatchParams {
+    uint64_t similarity;   /* float [n, n] */
+    uint64_t excluded;     /* uint8 [n, n], or 0: nothing is */
+    uint64_t loss;         /* float [1] */
+    uint64_t dsimilarity;  /* float [n, n] */
+    uint64_t workspace;    /* 2 * sides * n doubles */
+    uint32_t n;
+    uint32_t sides;        /* 1: rows, 2: rows and columns */
+    float temperature;     /* infonce */
+    float margin;          /* triplet */
+} InBatchParams;
+
+/* triplet.cu, one block a triplet */
+typedef struct TripletGivenParams {
+    uint64_t anchor;       /* float [n, hidden], as all rows */
+    uint64_t positive;
+    uint64_t negative;
+    uint64_t loss;         /* float [1] */
+    uint64_t danchor;
+    uint64_t dpositive;
+    uint64_t dnegative;
+    uint64_t workspace;    /* n doubles */
+    uint32_t n;
+    uint32_t hidden;
+    float margin;
+    uint32_t unused;
+} TripletGivenParams;
+
 #endif

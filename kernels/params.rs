@@ -1,5 +1,8 @@
 pub const KIUNGO_NF4_BLOCK: u32 = 64;
 pub const KIUNGO_NF4_NESTED_BLOCK: u32 = 256;
+pub const KIUNGO_POOLING_MEAN: u32 = 0;
+pub const KIUNGO_POOLING_MEAN_NO_SINK: u32 = 1;
+pub const KIUNGO_POOLING_LAST: u32 = 2;
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
 pub struct RmsnormForwardParams {
@@ -99,4 +102,111 @@ pub struct LoraParams {
     pub k: u32,
     pub scale: f32,
     pub dropout: DropoutParams,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct SwigluParams {
+    pub gate: u64,
+    pub up: u64,
+    pub y: u64,
+    pub dy: u64,
+    pub dgate: u64,
+    pub dup: u64,
+    pub count: u64,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct ResidualParams {
+    pub x: u64,
+    pub y: u64,
+    pub count: u64,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct RopeParams {
+    pub x: u64,
+    pub positions: u64,
+    pub cos: u64,
+    pub sin: u64,
+    pub columns: u32,
+    pub head_dim: u32,
+    pub position_count: u32,
+    pub sign: f32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct EmbeddingParams {
+    pub table: u64,
+    pub ids: u64,
+    pub y: u64,
+    pub tokens: u32,
+    pub vocab: u32,
+    pub hidden: u32,
+    pub unused: u32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct PoolingParams {
+    pub h: u64,
+    pub offsets: u64,
+    pub y: u64,
+    pub hidden: u32,
+    pub pooling: u32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct CosineParams {
+    pub x: u64,
+    pub y: u64,
+    pub norm: u64,
+    pub dx: u64,
+    pub hidden: u32,
+    pub min_norm: f32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct AdamwParams {
+    pub w: u64,
+    pub g: u64,
+    pub m: u64,
+    pub v: u64,
+    pub copy: u64,
+    pub count: u64,
+    pub decay: f32,
+    pub gradient: f32,
+    pub beta2: f32,
+    pub square: f32,
+    pub root_correction: f32,
+    pub eps: f32,
+    pub step_size: f32,
+    pub unused: f32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct InBatchParams {
+    pub similarity: u64,
+    pub excluded: u64,
+    pub loss: u64,
+    pub dsimilarity: u64,
+    pub workspace: u64,
+    pub n: u32,
+    pub sides: u32,
+    pub temperature: f32,
+    pub margin: f32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct TripletGivenParams {
+    pub anchor: u64,
+    pub positive: u64,
+    pub negative: u64,
+    pub loss: u64,
+    pub danchor: u64,
+    pub dpositive: u64,
+    pub dnegative: u64,
+    pub workspace: u64,
+    pub n: u32,
+    pub hidden: u32,
+    pub margin: f32,
+    pub unused: u32,
 }

@@ -1,7 +1,7 @@
 //! The CUDA driver as an [`Executor`]: one context, one stream, the kernels built into this binary.
 
 use super::{DeviceError, Executor, Launch};
-use cudarc::driver::{CudaContext, CudaModule, CudaStream, result, sys};
+use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -254,5 +254,19 @@ impl Executor for Driver {
 
     fn synchronize(&self) -> Result<(), DeviceError> {
         self.stream.synchronize().map_err(|e| failed("cuStreamSynchronize (a kernel before it failed)", e))
+    }
+    fn time(&self, work: &mut dyn FnMut() -> Result<(), DeviceError>) -> Result<f64, DeviceError> {
+        let record = || {
+            let event = self.context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT))?;
+            event.record(&self.stream)?;
+            Ok(event)
+        };
+        let record = || record().map_err(|e: DriverError| failed("cuEventRecord", e));
+        let start = record()?;
+        work()?;
+        let end = record()?;
+        // elapsed_ms waits for both events.
+        let milliseconds = start.elapsed_ms(&end).map_err(|e| failed("cuEventElapsedTime (a kernel failed)", e))?;
+        Ok(milliseconds.into())
     }
 }

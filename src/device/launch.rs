@@ -1,6 +1,7 @@
 use super::DeviceError;
 use bytemuck::Pod;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// One kernel launch as data: what an op's CUDA face makes from shapes and pointers.
 ///
@@ -62,23 +63,71 @@ pub trait Executor: Send + Sync {
     fn launch(&self, launch: &Launch) -> Result<(), DeviceError>;
     /// Waits for everything launched so far.
     fn synchronize(&self) -> Result<(), DeviceError>;
+    /// Milliseconds from the start to the end of what `work` launches. This default times on the host.
+    fn time(&self, work: &mut dyn FnMut() -> Result<(), DeviceError>) -> Result<f64, DeviceError> {
+        self.synchronize()?;
+        let start = Instant::now();
+        work()?;
+        self.synchronize()?;
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    }
 }
 
 /// A shared handle to an [`Executor`].
 #[derive(Clone)]
-pub struct Gpu(Arc<dyn Executor>);
+pub struct Gpu(Arc<Shared>);
+
+struct Shared {
+    executor: Box<dyn Executor>,
+    workspace: Mutex<Workspace>,
+}
+
+/// Memory that one op's launches use among themselves.
+#[derive(Default)]
+struct Workspace {
+    address: u64,
+    bytes: usize,
+}
 
 impl Gpu {
     /// Wraps an executor.
     pub fn new(executor: impl Executor + 'static) -> Gpu {
-        Gpu(Arc::new(executor))
+        Gpu(Arc::new(Shared { executor: Box::new(executor), workspace: Mutex::default() }))
+    }
+
+    /// Scratch memory for the launches of one op, from its first to its last: kernels run in order, so the next op
+    /// may have the same memory. It grows to the largest that was asked for; growing waits for the device.
+    pub fn workspace(&self, bytes: usize) -> Result<u64, DeviceError> {
+        let mut workspace = self.0.workspace.lock().unwrap_or_else(|e| e.into_inner());
+        if workspace.bytes < bytes {
+            self.synchronize()?;
+            self.0.free_workspace(&mut workspace);
+            *workspace = Workspace { address: self.allocate(bytes)?, bytes };
+        }
+        Ok(workspace.address)
+    }
+}
+
+impl Shared {
+    fn free_workspace(&self, workspace: &mut Workspace) {
+        if workspace.bytes > 0 {
+            self.executor.free(workspace.address);
+            *workspace = Workspace::default();
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let mut workspace = std::mem::take(self.workspace.get_mut().unwrap_or_else(|e| e.into_inner()));
+        self.free_workspace(&mut workspace);
     }
 }
 
 impl std::ops::Deref for Gpu {
     type Target = dyn Executor;
     fn deref(&self) -> &Self::Target {
-        &*self.0
+        &*self.0.executor
     }
 }
 

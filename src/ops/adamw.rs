@@ -111,10 +111,13 @@ pub fn step(
                 let copy = copy.map(|copy| copy.as_mut_slice::<T>()).transpose()?;
                 cpu::step(&adamw.coefficients(t), w, g, m, v, copy);
             });
-            Ok(())
         }
-        Device::Cuda(_) => check.no_kernel("any type"),
+        Device::Cuda(gpu) if !w.is_empty() => {
+            gpu.launch(&cuda::step(&adamw.coefficients(t), w, g, m, v, copy.as_deref())?)?
+        }
+        Device::Cuda(_) => {}
     }
+    Ok(())
 }
 
 /// The reference.
@@ -174,5 +177,42 @@ pub mod cpu {
         for (copy, w) in copy.iter_mut().zip(w) {
             *copy = T::from_f32(*w);
         }
+    }
+}
+
+mod cuda {
+    use super::Coefficients;
+    use crate::device::{DType, Launch, Tensor};
+    use crate::ops::Result;
+    use crate::ops::float::kernel_for;
+    use crate::ops::launch::eight_a_thread;
+    use crate::ops::params::AdamwParams;
+
+    pub fn step(
+        c: &Coefficients,
+        w: &Tensor,
+        g: &Tensor,
+        m: &Tensor,
+        v: &Tensor,
+        copy: Option<&Tensor>,
+    ) -> Result<Launch> {
+        let params = AdamwParams {
+            w: w.address()?,
+            g: g.address()?,
+            m: m.address()?,
+            v: v.address()?,
+            copy: copy.map_or(Ok(0), |copy| copy.address())?,
+            count: w.len() as u64,
+            decay: c.decay,
+            gradient: c.gradient,
+            beta2: c.beta2,
+            square: c.square,
+            root_correction: c.root_correction,
+            eps: c.eps,
+            step_size: c.step_size,
+            unused: 0.0,
+        };
+        let dtype = copy.map_or(DType::F32, |copy| copy.dtype());
+        Ok(eight_a_thread("adamw", kernel_for!(dtype, "adamw"), w.len(), params))
     }
 }

@@ -18,7 +18,8 @@ pub fn normalize(x: &Tensor, y: &mut Tensor, norm: &mut Tensor) -> super::Result
     check.tensor("norm", norm, &[n], F32)?;
     match check.device() {
         Device::Cpu => cpu::normalize(hidden, x.as_slice()?, y.as_mut_slice()?, norm.as_mut_slice()?),
-        Device::Cuda(_) => check.no_kernel("any type")?,
+        Device::Cuda(gpu) if n > 0 => gpu.launch(&cuda::normalize(x, y, norm)?)?,
+        Device::Cuda(_) => {}
     }
     Ok(())
 }
@@ -39,7 +40,8 @@ pub fn normalize_backward(dy: &Tensor, y: &Tensor, norm: &Tensor, dx: &mut Tenso
         Device::Cpu => {
             cpu::normalize_backward(hidden, dy.as_slice()?, y.as_slice()?, norm.as_slice()?, dx.as_mut_slice()?)
         }
-        Device::Cuda(_) => check.no_kernel("any type")?,
+        Device::Cuda(gpu) if n > 0 => gpu.launch(&cuda::normalize_backward(dy, y, norm, dx)?)?,
+        Device::Cuda(_) => {}
     }
     Ok(())
 }
@@ -75,5 +77,36 @@ pub mod cpu {
     /// In float64, where the sum of thousands of squares loses nothing.
     pub(in crate::ops) fn dot(a: &[f32], b: &[f32]) -> f64 {
         a.iter().zip(b).map(|(&a, &b)| a as f64 * b as f64).sum()
+    }
+}
+
+mod cuda {
+    use super::MIN_NORM;
+    use crate::device::{Launch, Tensor};
+    use crate::ops::Result;
+    use crate::ops::params::CosineParams;
+
+    /// Threads a row.
+    const THREADS: u32 = 256;
+
+    pub fn normalize(x: &Tensor, y: &Tensor, norm: &Tensor) -> Result<Launch> {
+        let params = params(x, y, norm)?;
+        Ok(Launch::new("cosine", "cosine_normalize", [x.rows() as u32, 1, 1], THREADS, params))
+    }
+
+    pub fn normalize_backward(dy: &Tensor, y: &Tensor, norm: &Tensor, dx: &Tensor) -> Result<Launch> {
+        let params = CosineParams { dx: dx.address()?, ..params(dy, y, norm)? };
+        Ok(Launch::new("cosine", "cosine_normalize_backward", [y.rows() as u32, 1, 1], THREADS, params))
+    }
+
+    fn params(x: &Tensor, y: &Tensor, norm: &Tensor) -> Result<CosineParams> {
+        Ok(CosineParams {
+            x: x.address()?,
+            y: y.address()?,
+            norm: norm.address()?,
+            dx: 0,
+            hidden: x.columns() as u32,
+            min_norm: MIN_NORM,
+        })
     }
 }

@@ -7,7 +7,7 @@ use crate::device::{Device, Tensor};
 /// `y[t, :] = table[ids[t], :]`.
 ///
 /// - `table`: `[vocab, hidden]`, f32 or bf16
-/// - `ids`: `[tokens]`, u32, below `vocab` (an error on the CPU)
+/// - `ids`: `[tokens]`, u32, below `vocab` (an error on the CPU, a row of NaN on CUDA)
 /// - `y`: `[tokens, hidden]`, f32 or bf16
 pub fn forward(table: &Tensor, ids: &Tensor, y: &mut Tensor) -> super::Result {
     let check = Check::new("embedding", table);
@@ -20,16 +20,17 @@ pub fn forward(table: &Tensor, ids: &Tensor, y: &mut Tensor) -> super::Result {
             check_ids(&check, ids.as_slice()?, vocab)?;
             with_float!(table.dtype(), W => with_float!(y.dtype(), T => cpu::forward::<W, T>(
                 table.as_slice()?, ids.as_slice()?, hidden, y.as_mut_slice()?)));
-            Ok(())
         }
-        Device::Cuda(_) => check.no_kernel("any type"),
+        Device::Cuda(gpu) if !y.is_empty() => gpu.launch(&cuda::forward(table, ids, y)?)?,
+        Device::Cuda(_) => {}
     }
+    Ok(())
 }
 
 /// Gradient of [`forward`]: `dtable[ids[t], :] += dy[t, :]`, in the order of the tokens.
 ///
 /// - `dy`: `[tokens, hidden]`, f32 or bf16
-/// - `ids`: `[tokens]`, u32, below `vocab` (an error on the CPU)
+/// - `ids`: `[tokens]`, u32, below `vocab` (an error on the CPU, left out on CUDA)
 /// - `dtable`: `[vocab, hidden]`, f32, added to
 pub fn backward(dy: &Tensor, ids: &Tensor, dtable: &mut Tensor) -> super::Result {
     let check = Check::new("embedding backward", dy);
@@ -42,10 +43,11 @@ pub fn backward(dy: &Tensor, ids: &Tensor, dtable: &mut Tensor) -> super::Result
             check_ids(&check, ids.as_slice()?, vocab)?;
             with_float!(dy.dtype(), T => cpu::backward::<T>(
                 dy.as_slice()?, ids.as_slice()?, hidden, dtable.as_mut_slice()?));
-            Ok(())
         }
-        Device::Cuda(_) => check.no_kernel("any type"),
+        Device::Cuda(gpu) if !dy.is_empty() => gpu.launch(&cuda::backward(dy, ids, dtable)?)?,
+        Device::Cuda(_) => {}
     }
+    Ok(())
 }
 
 fn check_ids(check: &Check, ids: &[u32], vocab: usize) -> super::Result {
@@ -79,5 +81,41 @@ pub mod cpu {
                 *d += dy.to_f32();
             }
         }
+    }
+}
+
+mod cuda {
+    use crate::device::{DType, Launch, Tensor};
+    use crate::ops::Result;
+    use crate::ops::float::kernel_for;
+    use crate::ops::params::EmbeddingParams;
+
+    const THREADS: u32 = 256;
+
+    pub fn forward(table: &Tensor, ids: &Tensor, y: &Tensor) -> Result<Launch> {
+        let kernel = match (table.dtype(), y.dtype()) {
+            (DType::Bf16, DType::Bf16) => "embedding_forward_bf16_bf16",
+            (DType::Bf16, _) => "embedding_forward_bf16_f32",
+            (_, DType::Bf16) => "embedding_forward_f32_bf16",
+            _ => "embedding_forward_f32_f32",
+        };
+        Ok(Launch::new("embedding", kernel, [ids.len() as u32, 1, 1], THREADS, params(table, ids, y)?))
+    }
+
+    pub fn backward(dy: &Tensor, ids: &Tensor, dtable: &Tensor) -> Result<Launch> {
+        let kernel = kernel_for!(dy.dtype(), "embedding_backward");
+        Ok(Launch::new("embedding", kernel, [ids.len() as u32, 1, 1], THREADS, params(dtable, ids, dy)?))
+    }
+
+    fn params(table: &Tensor, ids: &Tensor, y: &Tensor) -> Result<EmbeddingParams> {
+        Ok(EmbeddingParams {
+            table: table.address()?,
+            ids: ids.address()?,
+            y: y.address()?,
+            tokens: ids.len() as u32,
+            vocab: table.rows() as u32,
+            hidden: table.columns() as u32,
+            unused: 0,
+        })
     }
 }

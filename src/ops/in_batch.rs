@@ -5,7 +5,8 @@
 //! the same word drawn twice, is no negative.
 
 use super::check::{Check, F32, U8};
-use crate::device::Tensor;
+use super::params::InBatchParams;
+use crate::device::{Gpu, Tensor};
 
 /// Which side of a pair looks for its partner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,4 +103,26 @@ pub(super) fn check(
     check.tensor("loss", loss, &[1], F32)?;
     check.like("dsimilarity", dsimilarity, similarity)?;
     Ok(n)
+}
+
+/// What the losses' kernels are told, but for their own temperature or margin.
+pub(super) fn params(
+    gpu: &Gpu,
+    similarity: &Tensor,
+    excluded: Option<&Tensor>,
+    direction: Direction,
+    loss: &Tensor,
+    dsimilarity: &Tensor,
+) -> super::Result<InBatchParams> {
+    let (n, sides) = (similarity.rows(), direction.sides().len());
+    Ok(InBatchParams {
+        similarity: similarity.address()?,
+        excluded: excluded.map_or(Ok(0), |excluded| excluded.address())?,
+        loss: loss.address()?,
+        dsimilarity: dsimilarity.address()?,
+        workspace: gpu.workspace(2 * sides * n * size_of::<f64>())?,
+        n: n as u32,
+        sides: sides as u32,
+        ..Default::default()
+    })
 }

@@ -5,8 +5,8 @@
 
 use super::check::Check;
 pub use super::in_batch::Direction;
-use super::in_batch::check;
-use crate::device::{Device, Tensor};
+use super::in_batch::{self, check};
+use crate::device::{Device, Launch, Tensor};
 
 /// Loss and its gradient with respect to the similarities.
 ///
@@ -38,7 +38,12 @@ pub fn forward(
             let value = cpu::forward(n, similarity, excluded, temperature, direction, dsimilarity);
             Ok(loss.write(&[value])?)
         }
-        Device::Cuda(_) => tensors.no_kernel("any type"),
+        Device::Cuda(gpu) => {
+            let mut params = in_batch::params(gpu, similarity, excluded, direction, loss, dsimilarity)?;
+            params.temperature = temperature;
+            gpu.launch(&Launch::new("infonce", "infonce_normalisers", [params.n, params.sides, 1], 256, params))?;
+            Ok(gpu.launch(&Launch::new("infonce", "infonce_gradient", [params.n, 1, 1], 256, params))?)
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod check;
 mod exp;
 mod float;
 mod in_batch;
+mod launch;
 pub mod params;
 
 pub use check::OpError;

@@ -51,7 +51,8 @@ pub fn forward(h: &Tensor, sequences: &Sequences, pooling: Pooling, y: &mut Tens
     match check.device() {
         Device::Cpu => with_float!(h.dtype(), T => cpu::forward::<T>(
             h.as_slice()?, sequences.host_offsets(), hidden, pooling, y.as_mut_slice()?)),
-        Device::Cuda(_) => check.no_kernel("any type")?,
+        Device::Cuda(gpu) if hidden > 0 => gpu.launch(&cuda::forward(h, sequences, pooling, y)?)?,
+        Device::Cuda(_) => {}
     }
     Ok(())
 }
@@ -67,7 +68,8 @@ pub fn backward(dy: &Tensor, sequences: &Sequences, pooling: Pooling, dh: &mut T
     match check.device() {
         Device::Cpu => with_float!(dh.dtype(), T => cpu::backward::<T>(
             dy.as_slice()?, sequences.host_offsets(), hidden, pooling, dh.as_mut_slice()?)),
-        Device::Cuda(_) => check.no_kernel("any type")?,
+        Device::Cuda(gpu) if hidden > 0 => gpu.launch(&cuda::backward(dy, sequences, pooling, dh)?)?,
+        Device::Cuda(_) => {}
     }
     Ok(())
 }
@@ -134,5 +136,40 @@ pub mod cpu {
             Pooling::MeanNoSink => usize::from(length > 1)..length,
             Pooling::Last => length.saturating_sub(1)..length,
         }
+    }
+}
+
+mod cuda {
+    use super::{Pooling, Sequences};
+    use crate::device::{Launch, Tensor};
+    use crate::ops::Result;
+    use crate::ops::float::kernel_for;
+    use crate::ops::params::{self, PoolingParams};
+
+    /// Columns a block, and threads.
+    const COLUMNS: usize = 256;
+
+    pub fn forward(h: &Tensor, sequences: &Sequences, pooling: Pooling, y: &Tensor) -> Result<Launch> {
+        launch(kernel_for!(h.dtype(), "pooling_forward"), h, sequences, pooling, y)
+    }
+
+    pub fn backward(dy: &Tensor, sequences: &Sequences, pooling: Pooling, dh: &Tensor) -> Result<Launch> {
+        launch(kernel_for!(dh.dtype(), "pooling_backward"), dh, sequences, pooling, dy)
+    }
+
+    fn launch(kernel: &'static str, h: &Tensor, sequences: &Sequences, pooling: Pooling, y: &Tensor) -> Result<Launch> {
+        let params = PoolingParams {
+            h: h.address()?,
+            offsets: sequences.offsets().address()?,
+            y: y.address()?,
+            hidden: h.columns() as u32,
+            pooling: match pooling {
+                Pooling::Mean => params::KIUNGO_POOLING_MEAN,
+                Pooling::MeanNoSink => params::KIUNGO_POOLING_MEAN_NO_SINK,
+                Pooling::Last => params::KIUNGO_POOLING_LAST,
+            },
+        };
+        let grid = [sequences.count() as u32, h.columns().div_ceil(COLUMNS) as u32, 1];
+        Ok(Launch::new("pooling", kernel, grid, COLUMNS as u32, params))
     }
 }

@@ -15,7 +15,8 @@ pub fn add(x: &mut Tensor, y: &Tensor) -> super::Result {
     check.like("x", x, y)?;
     match check.device() {
         Device::Cpu => with_float!(y.dtype(), T => cpu::add::<T>(x.as_mut_slice()?, y.as_slice()?)),
-        Device::Cuda(_) => check.no_kernel("any type")?,
+        Device::Cuda(gpu) if !y.is_empty() => gpu.launch(&cuda::add(x, y)?)?,
+        Device::Cuda(_) => {}
     }
     Ok(())
 }
@@ -35,5 +36,18 @@ pub mod cpu {
                 *x = T::from_f32(x.to_f32() + y.to_f32());
             }
         });
+    }
+}
+
+mod cuda {
+    use crate::device::{Launch, Tensor};
+    use crate::ops::Result;
+    use crate::ops::float::kernel_for;
+    use crate::ops::launch::eight_a_thread;
+    use crate::ops::params::ResidualParams;
+
+    pub fn add(x: &Tensor, y: &Tensor) -> Result<Launch> {
+        let params = ResidualParams { x: x.address()?, y: y.address()?, count: y.len() as u64 };
+        Ok(eight_a_thread("residual", kernel_for!(y.dtype(), "residual_add"), y.len(), params))
     }
 }

@@ -87,7 +87,7 @@ impl Table {
 /// Turns every head of `x`, in place.
 ///
 /// - `x`: `[tokens, heads * head_dim]`, f32 or bf16
-/// - `positions`: `[tokens]`, u32, below the table's (an error on the CPU)
+/// - `positions`: `[tokens]`, u32, below the table's (an error on the CPU, NaN on CUDA)
 /// - `head_dim`: even, twice the table's columns
 pub fn forward(x: &mut Tensor, positions: &Tensor, table: &Table, head_dim: usize) -> super::Result {
     turn("rope", x, positions, table, head_dim, Direction::Forward)
@@ -134,10 +134,11 @@ fn turn(
             let (cos, sin) = (table.cos.as_slice()?, table.sin.as_slice()?);
             with_float!(x.dtype(), T => cpu::turn::<T>(
                 x.as_mut_slice()?, columns, positions.as_slice()?, cos, sin, head_dim, direction));
-            Ok(())
         }
-        Device::Cuda(_) => check.no_kernel("any type"),
+        Device::Cuda(gpu) if tokens > 0 => gpu.launch(&cuda::turn(x, positions, table, head_dim, direction)?)?,
+        Device::Cuda(_) => {}
     }
+    Ok(())
 }
 
 /// The reference.
@@ -170,5 +171,27 @@ pub mod cpu {
                 }
             }
         });
+    }
+}
+
+mod cuda {
+    use super::{Direction, Table};
+    use crate::device::{Launch, Tensor};
+    use crate::ops::Result;
+    use crate::ops::float::kernel_for;
+    use crate::ops::params::RopeParams;
+
+    pub fn turn(x: &Tensor, positions: &Tensor, table: &Table, head_dim: usize, way: Direction) -> Result<Launch> {
+        let params = RopeParams {
+            x: x.address()?,
+            positions: positions.address()?,
+            cos: table.cos.address()?,
+            sin: table.sin.address()?,
+            columns: x.columns() as u32,
+            head_dim: head_dim as u32,
+            position_count: table.positions() as u32,
+            sign: if way == Direction::Forward { 1.0 } else { -1.0 },
+        };
+        Ok(Launch::new("rope", kernel_for!(x.dtype(), "rope"), [x.rows() as u32, 1, 1], 256, params))
     }
 }

@@ -17,7 +17,8 @@ pub fn forward(gate: &Tensor, up: &Tensor, y: &mut Tensor) -> super::Result {
     match check.device() {
         Device::Cpu => with_float!(gate.dtype(), T => cpu::forward::<T>(
             gate.as_slice()?, up.as_slice()?, y.as_mut_slice()?)),
-        Device::Cuda(_) => check.no_kernel("any type")?,
+        Device::Cuda(gpu) if !gate.is_empty() => gpu.launch(&cuda::forward(gate, up, y)?)?,
+        Device::Cuda(_) => {}
     }
     Ok(())
 }
@@ -37,7 +38,8 @@ pub fn backward(dy: &Tensor, gate: &Tensor, up: &Tensor, dgate: &mut Tensor, dup
     match check.device() {
         Device::Cpu => with_float!(gate.dtype(), T => cpu::backward::<T>(
             dy.as_slice()?, gate.as_slice()?, up.as_slice()?, dgate.as_mut_slice()?, dup.as_mut_slice()?)),
-        Device::Cuda(_) => check.no_kernel("any type")?,
+        Device::Cuda(gpu) if !gate.is_empty() => gpu.launch(&cuda::backward(dy, gate, up, dgate, dup)?)?,
+        Device::Cuda(_) => {}
     }
     Ok(())
 }
@@ -89,5 +91,37 @@ pub mod cpu {
             *dgate = T::from_f32(dy * up * s * (1.0 + gate * (1.0 - s)));
             *dup = T::from_f32(dy * gate * s);
         }
+    }
+}
+
+mod cuda {
+    use crate::device::{Launch, Tensor};
+    use crate::ops::Result;
+    use crate::ops::float::kernel_for;
+    use crate::ops::launch::eight_a_thread;
+    use crate::ops::params::SwigluParams;
+
+    pub fn forward(gate: &Tensor, up: &Tensor, y: &Tensor) -> Result<Launch> {
+        let params = SwigluParams {
+            gate: gate.address()?,
+            up: up.address()?,
+            y: y.address()?,
+            count: gate.len() as u64,
+            ..Default::default()
+        };
+        Ok(eight_a_thread("swiglu", kernel_for!(gate.dtype(), "swiglu_forward"), gate.len(), params))
+    }
+
+    pub fn backward(dy: &Tensor, gate: &Tensor, up: &Tensor, dgate: &Tensor, dup: &Tensor) -> Result<Launch> {
+        let params = SwigluParams {
+            gate: gate.address()?,
+            up: up.address()?,
+            y: 0,
+            dy: dy.address()?,
+            dgate: dgate.address()?,
+            dup: dup.address()?,
+            count: gate.len() as u64,
+        };
+        Ok(eight_a_thread("swiglu", kernel_for!(gate.dtype(), "swiglu_backward"), gate.len(), params))
     }
 }

@@ -5,8 +5,9 @@
 
 use super::check::{Check, F32};
 pub use super::in_batch::Direction;
-use super::in_batch::check;
-use crate::device::{Device, Tensor};
+use super::in_batch::{self, check};
+use super::params::TripletGivenParams;
+use crate::device::{Device, Launch, Tensor};
 
 /// Loss against the hardest negative of the batch, and its gradient with respect to the similarities.
 ///
@@ -38,7 +39,12 @@ pub fn hardest(
             let value = cpu::hardest(n, similarity, excluded, direction, margin, dsimilarity);
             Ok(loss.write(&[value])?)
         }
-        Device::Cuda(_) => tensors.no_kernel("any type"),
+        Device::Cuda(gpu) => {
+            let mut params = in_batch::params(gpu, similarity, excluded, direction, loss, dsimilarity)?;
+            params.margin = margin;
+            gpu.launch(&Launch::new("triplet", "triplet_hardest", [params.n, params.sides, 1], 32, params))?;
+            Ok(gpu.launch(&Launch::new("triplet", "triplet_gradient", [params.n, 1, 1], 256, params))?)
+        }
     }
 }
 
@@ -77,7 +83,24 @@ pub fn given(
             let gradients = [danchor.as_mut_slice()?, dpositive.as_mut_slice()?, dnegative.as_mut_slice()?];
             Ok(loss.write(&[cpu::given(hidden, rows, margin, gradients)])?)
         }
-        Device::Cuda(_) => check.no_kernel("any type"),
+        Device::Cuda(gpu) => {
+            let params = TripletGivenParams {
+                anchor: anchor.address()?,
+                positive: positive.address()?,
+                negative: negative.address()?,
+                loss: loss.address()?,
+                danchor: danchor.address()?,
+                dpositive: dpositive.address()?,
+                dnegative: dnegative.address()?,
+                workspace: gpu.workspace(n * size_of::<f64>())?,
+                n: n as u32,
+                hidden: hidden as u32,
+                margin,
+                unused: 0,
+            };
+            gpu.launch(&Launch::new("triplet", "triplet_given", [params.n, 1, 1], 256, params))?;
+            Ok(gpu.launch(&Launch::new("triplet", "triplet_given_loss", [1, 1, 1], 256, params))?)
+        }
     }
 }
 

@@ -17,13 +17,14 @@
 // other OS threads have their own.
 #define __shared__ static __thread
 #define __align__(n) __attribute__((aligned(n)))
+#define EXPORT __attribute__((visibility("default")))
 
-#define KERNEL(name, Params, ...)                                                                     \
-    static void name##_body(const Params& p);                                                         \
-    extern "C" const char* name(const emulator::Launch* launch) {                                     \
+#define KERNEL(name, Params, ...)                                                                       \
+    static void name##_body(const Params& p);                                                           \
+    extern "C" EXPORT const char* name(const emulator::Launch* launch) {                                \
         const auto call = [](const void* params) { name##_body(*static_cast<const Params*>(params)); }; \
-        return emulator::run(*launch, sizeof(Params), emulator::first(__VA_ARGS__), call);            \
-    }                                                                                                 \
+        return emulator::run(*launch, sizeof(Params), emulator::first(__VA_ARGS__), call);              \
+    }                                                                                                   \
     static void name##_body(const Params& p)
 #define DYNAMIC_SHARED(T, name) T* name = static_cast<T*>(emulator::dynamic_shared())
 
@@ -136,6 +137,7 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
+inline float __fsqrt_rn(float x) { return sqrtf(x); }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return (uint32_t)((uint64_t)a * b >> 32); }
 template <class T> T __ldg(const T* p) { return *p; }

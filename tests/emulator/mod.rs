@@ -17,7 +17,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 const ALIGNMENT: usize = 256;
 /// Every access of a kernel is reported (-fsanitize=thread; emulator.cpp holds the hooks) and rounds as written.
 const KERNEL_FLAGS: &[&str] = &["-fsanitize=thread", "-fno-exceptions", "-fno-strict-aliasing", "-ffp-contract=off"];
-const FLAGS: &[&str] = &["-O2", "-fPIC", "-std=c++17", "-U_FORTIFY_SOURCE", "-DKIUNGO_EMULATOR"];
+/// Hidden: a template's __shared__ variables would otherwise be one for all libraries of the process.
+const FLAGS: &[&str] = &["-O2", "-fPIC", "-std=c++17", "-fvisibility=hidden", "-U_FORTIFY_SOURCE", "-DKIUNGO_EMULATOR"];
 
 /// An emulated GPU with memory of its own.
 #[derive(Default)]

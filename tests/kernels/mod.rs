@@ -1,7 +1,15 @@
 //! Each op's CUDA face against its CPU face: the kernel sources on the emulator, and on a GPU where there is one.
 
+mod adamw;
+mod cosine;
+mod embedding;
 mod gemm;
+mod in_batch;
+mod pooling;
+mod residual;
 mod rmsnorm;
+mod rope;
+mod swiglu;
 
 use crate::support::{assert_as_good, assert_close, gpus, widen};
 use kiungo::device::{DType, Device, Tensor};

@@ -1,0 +1,38 @@
+// Rows of a table by token id, and the sum of gradients into them; one block a token.
+#include "kernel.cuh"
+#include "tile/reduce.cuh"
+
+// An id beyond the table gives NaN.
+template <class W, class T> __device__ __forceinline__ void embedding_forward(const EmbeddingParams& p) {
+    const uint32_t id = reinterpret_cast<const uint32_t*>(p.ids)[blockIdx.x];
+    const W* row = reinterpret_cast<const W*>(p.table) + (size_t)id * p.hidden;
+    T* y = reinterpret_cast<T*>(p.y) + (size_t)blockIdx.x * p.hidden;
+    for (uint32_t i = threadIdx.x; i < p.hidden; i += blockDim.x) {
+        y[i] = from_float<T>(id < p.vocab ? to_float(row[i]) : NAN);
+    }
+}
+
+KERNEL(embedding_forward_f32_f32, EmbeddingParams, 256) { embedding_forward<float, float>(p); }
+KERNEL(embedding_forward_f32_bf16, EmbeddingParams, 256) { embedding_forward<float, bf16>(p); }
+KERNEL(embedding_forward_bf16_f32, EmbeddingParams, 256) { embedding_forward<bf16, float>(p); }
+KERNEL(embedding_forward_bf16_bf16, EmbeddingParams, 256) { embedding_forward<bf16, bf16>(p); }
+
+// The block of an id's first token adds all of its tokens, in their order, so the sum is that of the CPU.
+template <class T> __device__ __forceinline__ void embedding_backward(const EmbeddingParams& p) {
+    const uint32_t* ids = reinterpret_cast<const uint32_t*>(p.ids);
+    const uint32_t first = blockIdx.x, id = ids[first];
+    float earlier = 0.0f;
+    for (uint32_t t = threadIdx.x; t < first; t += blockDim.x) {
+        if (ids[t] == id) earlier = 1.0f;
+    }
+    if (block_max(earlier) > 0.0f || id >= p.vocab) return;
+    float* row = reinterpret_cast<float*>(p.table) + (size_t)id * p.hidden;
+    for (uint32_t t = first; t < p.tokens; t++) {
+        if (ids[t] != id) continue;
+        const T* dy = reinterpret_cast<const T*>(p.y) + (size_t)t * p.hidden;
+        for (uint32_t i = threadIdx.x; i < p.hidden; i += blockDim.x) row[i] += to_float(dy[i]);
+    }
+}
+
+KERNEL(embedding_backward_f32, EmbeddingParams, 256) { embedding_backward<float>(p); }
+KERNEL(embedding_backward_bf16, EmbeddingParams, 256) { embedding_backward<bf16>(p); }

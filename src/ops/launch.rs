@@ -1,0 +1,11 @@
+//! Grids that several ops share.
+
+use crate::device::Launch;
+use bytemuck::Pod;
+
+const THREADS: usize = 256;
+
+/// A launch over `count` elements, of which each thread takes eight (`kernels/tile/vector.cuh`).
+pub(super) fn eight_a_thread<P: Pod>(module: &'static str, kernel: &'static str, count: usize, params: P) -> Launch {
+    Launch::new(module, kernel, [count.div_ceil(THREADS * 8) as u32, 1, 1], THREADS as u32, params)
+}

@@ -1,0 +1,39 @@
+use super::compare;
+use crate::support::{gpus, normal_bf16, rng};
+use kiungo::device::{DType, Tensor};
+use kiungo::ops::embedding;
+
+#[test]
+fn forward_and_backward() {
+    for (vocab, hidden) in [(7, 8), (50, 300)] {
+        let ids = [3u32, 5, 3, 0, 6, 3, 5];
+        let (mut rng, tokens) = (rng(1), ids.len());
+        let table = normal_bf16(&mut rng, vocab * hidden);
+        let dy = normal_bf16(&mut rng, tokens * hidden);
+        compare(&format!("embedding {vocab}x{hidden}"), 0.0, |run| {
+            let ids = Tensor::from_slice(run.device, &ids, &[tokens]).unwrap();
+            let mut dtable = run.f32(&table, &[vocab, hidden]);
+            let mut outputs = Vec::new();
+            for table in [run.tensor(&table, &[vocab, hidden]), run.f32(&table, &[vocab, hidden])] {
+                let mut y = run.poisoned(&[tokens, hidden]);
+                embedding::forward(&table, &ids, &mut y).unwrap();
+                outputs.push(y);
+            }
+            embedding::backward(&run.tensor(&dy, &[tokens, hidden]), &ids, &mut dtable).unwrap();
+            outputs.push(dtable);
+            outputs
+        });
+    }
+}
+
+#[test]
+fn an_id_beyond_the_table_gives_nan() {
+    for gpu in gpus() {
+        let table = Tensor::zeros(&gpu, DType::F32, &[3, 8]).unwrap();
+        let ids = Tensor::from_slice(&gpu, &[2u32, 3], &[2]).unwrap();
+        let mut y = Tensor::zeros(&gpu, DType::F32, &[2, 8]).unwrap();
+        embedding::forward(&table, &ids, &mut y).unwrap();
+        let y = y.to_f32().unwrap();
+        assert!(y[..8].iter().all(|&v| v == 0.0) && y[8..].iter().all(|v| v.is_nan()));
+    }
+}
