@@ -3,13 +3,16 @@
 use super::Result;
 use super::check::{Allowed, Check, F32, FLOAT};
 use super::gemm::{Layout, gemm};
-use crate::device::Tensor;
+use super::nf4::{Nf4Tensor, dequantize};
+use crate::device::{DType, Tensor};
 
 /// A linear layer's weight, `[out, in]`.
 #[derive(Debug)]
 pub enum Weight {
     /// As it is: f32 or bf16.
     Dense(Tensor),
+    /// In 4 bits; computed with as `bf16(code * absmax)`.
+    Nf4(Nf4Tensor),
 }
 
 impl Weight {
@@ -17,6 +20,7 @@ impl Weight {
     pub fn shape(&self) -> &[usize] {
         match self {
             Weight::Dense(w) => w.shape(),
+            Weight::Nf4(w) => &w.shape,
         }
     }
 
@@ -24,6 +28,22 @@ impl Weight {
     pub fn bytes(&self) -> usize {
         match self {
             Weight::Dense(w) => w.bytes(),
+            Weight::Nf4(w) => w.bytes(),
+        }
+    }
+
+    /// Calls `f` with the weight as a plain matrix, dequantised for this call if need be.
+    fn with_dense<R>(&self, f: impl FnOnce(&Tensor) -> Result<R>) -> Result<R> {
+        match self {
+            Weight::Dense(w) => f(w),
+            Weight::Nf4(w) => {
+                // f32 on the CPU, whose products are f32; its values are those of bf16.
+                let device = w.codes.device();
+                let dtype = if device.is_cpu() { DType::F32 } else { DType::Bf16 };
+                let mut dense = Tensor::zeros(&device, dtype, &w.shape)?;
+                dequantize(w, &mut dense)?;
+                f(&dense)
+            }
         }
     }
 
@@ -33,6 +53,10 @@ impl Weight {
             Weight::Dense(w) => {
                 check.dtype("weight", w, FLOAT)?;
                 check.matrix("weight", w)
+            }
+            Weight::Nf4(w) => {
+                w.check(check)?;
+                Ok((w.shape[0], w.shape[1]))
             }
         }
     }
@@ -49,9 +73,7 @@ pub fn forward(x: &Tensor, weight: &Weight, y: &mut Tensor) -> Result {
     let (tokens, _) = check.matrix("x", x)?;
     check.tensor("x", x, &[tokens, inputs], FLOAT)?;
     check.tensor("y", y, &[tokens, outputs], Allowed::Only(x.dtype()))?;
-    match weight {
-        Weight::Dense(w) => gemm(Layout::Nt, x, w, y, false),
-    }
+    weight.with_dense(|w| gemm(Layout::Nt, x, w, y, false))
 }
 
 /// Gradient of [`forward`] with respect to `x`: `dx = dy W`, or with `accumulate` `dx += dy W`, rounded once.
@@ -65,9 +87,7 @@ pub fn backward_input(dy: &Tensor, weight: &Weight, dx: &mut Tensor, accumulate:
     let (tokens, _) = check.matrix("dy", dy)?;
     check.tensor("dy", dy, &[tokens, outputs], FLOAT)?;
     check.tensor("dx", dx, &[tokens, inputs], Allowed::Only(dy.dtype()))?;
-    match weight {
-        Weight::Dense(w) => gemm(Layout::Nn, dy, w, dx, accumulate),
-    }
+    weight.with_dense(|w| gemm(Layout::Nn, dy, w, dx, accumulate))
 }
 
 /// Gradient of [`forward`] with respect to the weight: `dw += dy^T x`.

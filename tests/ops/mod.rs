@@ -8,6 +8,7 @@ mod in_batch;
 mod infonce;
 mod linear;
 mod lora;
+mod nf4;
 mod philox;
 mod pooling;
 mod residual;

@@ -1,0 +1,136 @@
+use crate::support::{Golden, assert_same_for_any_threads, normal, rng, tensor, tensor_as};
+use half::bf16;
+use kiungo::device::{DType, Tensor};
+use kiungo::ops::linear::{self, Weight};
+use kiungo::ops::nf4::{self, BLOCK, LEVELS, Nf4Tensor, Scales, THRESHOLDS};
+
+const CASES: [(&str, DType); 5] = [
+    ("normal.f32", DType::F32),
+    ("normal.bf16", DType::Bf16),
+    ("edge.f32", DType::F32),
+    ("edge.bf16", DType::Bf16),
+    ("q_proj0.f32", DType::F32),
+];
+
+fn input(golden: &Golden, case: &str, dtype: DType) -> Tensor {
+    let name = format!("{case}.input");
+    tensor_as(dtype, &golden.f32(&name), golden.shape(&name))
+}
+
+fn bytes(golden: &Golden, name: &str) -> Vec<u8> {
+    golden.integers(name).iter().map(|&v| v as u8).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn codes_and_scales_are_bitsandbytes_own() {
+    let golden = Golden::open("nf4.safetensors");
+    assert_eq!(bits(&LEVELS), bits(&golden.f32("codebook")));
+    for (case, dtype) in CASES {
+        let x = input(&golden, case, dtype);
+        let plain = Nf4Tensor::quantize(&x, false).unwrap();
+        let Scales::Plain { absmax } = &plain.scales else { panic!("plain") };
+        let absmax = absmax.to_vec::<f32>().unwrap();
+        assert_eq!(bits(&absmax), bits(&golden.f32(&format!("{case}.absmax"))), "{case} absmax");
+        let (found, expected) = (plain.codes.to_vec::<u8>().unwrap(), bytes(&golden, &format!("{case}.packed")));
+        for (block, (found, expected)) in found.chunks(BLOCK / 2).zip(expected.chunks(BLOCK / 2)).enumerate() {
+            match absmax[block] {
+                // The golden codes are from the CPU, which gives a block of zeros code 7.
+                0.0 => assert!(found.iter().all(|&b| b == 0) && expected.iter().all(|&b| b == 0x77)),
+                _ => assert_eq!(found, expected, "{case} codes of block {block}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn dequantised_values_are_bitsandbytes_own() {
+    let golden = Golden::open("nf4.safetensors");
+    for (case, dtype) in CASES {
+        for (double, name) in [(false, format!("{case}.dequant")), (true, format!("{case}.dq.dequant"))] {
+            let quantized = Nf4Tensor::quantize(&input(&golden, case, dtype), double).unwrap();
+            let expected = golden.f32(&name);
+            let mut y = Tensor::zeros(&kiungo::device::Device::Cpu, dtype, golden.shape(&name)).unwrap();
+            y.fill_byte(0xFF).unwrap();
+            match dtype {
+                DType::F32 => nf4::dequantize_exact(&quantized, &mut y).unwrap(),
+                _ => nf4::dequantize(&quantized, &mut y).unwrap(),
+            }
+            for (i, (found, expected)) in y.to_f32().unwrap().iter().zip(&expected).enumerate() {
+                // +0 and -0 alike: a block of zeros.
+                assert!(found == expected, "{name}[{i}]: {found:e}, expected {expected:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn double_quantisation_is_bitsandbytes_own() {
+    let golden = Golden::open("nf4.safetensors");
+    assert_eq!(bits(&nf4::dynamic_map()), bits(&golden.f32("dynamic_map_u8")));
+    for (case, dtype) in CASES {
+        let quantized = Nf4Tensor::quantize(&input(&golden, case, dtype), true).unwrap();
+        let Scales::Double { codes, nested, offset, .. } = &quantized.scales else { panic!("double") };
+        let name = |part: &str| format!("{case}.dq.{part}");
+        assert_eq!(bits(&offset.to_vec().unwrap()), bits(&golden.f32(&name("offset"))), "{case} offset");
+        assert_eq!(bits(&nested.to_vec().unwrap()), bits(&golden.f32(&name("absmax2"))), "{case} nested absmax");
+        assert_eq!(codes.to_vec::<u8>().unwrap(), bytes(&golden, &name("absmax_u8")), "{case} absmax codes");
+    }
+}
+
+#[test]
+fn levels_are_fixed_points_and_thresholds_are_strict() {
+    let mut x: Vec<f32> = LEVELS.repeat(4);
+    let levels = Nf4Tensor::quantize(&tensor(&x, &[1, 64]), false).unwrap();
+    assert_eq!(levels.to_f32().unwrap(), x);
+    // A threshold itself takes the lower code, the next float up the higher one.
+    x = vec![1.0; 64];
+    for (i, t) in THRESHOLDS.into_iter().enumerate() {
+        (x[2 * i], x[2 * i + 1]) = (t, f32::from_bits(if t > 0.0 { t.to_bits() + 1 } else { t.to_bits() - 1 }));
+    }
+    let codes = Nf4Tensor::quantize(&tensor(&x, &[1, 64]), false).unwrap().codes.to_vec::<u8>().unwrap();
+    let expected: Vec<u8> = (0..15).map(|i| i << 4 | (i + 1)).chain([0xFF; 17]).collect();
+    assert_eq!(codes, expected);
+}
+
+#[test]
+fn a_linear_layer_computes_with_the_bf16_rounded_weight() {
+    let (m, n, k) = (5, 24, 40);
+    let mut rng = rng(1);
+    let (w, x, dy) = (normal(&mut rng, n * k), normal(&mut rng, m * k), normal(&mut rng, m * n));
+    for double in [false, true] {
+        let quantized = Nf4Tensor::quantize(&tensor(&w, &[n, k]), double).unwrap();
+        let rounded: Vec<f32> = quantized.to_f32().unwrap().iter().map(|&v| bf16::from_f32(v).to_f32()).collect();
+        let (dense, nf4) = (Weight::Dense(tensor(&rounded, &[n, k])), Weight::Nf4(quantized));
+        assert_eq!(nf4.shape(), [n, k]);
+        let forward = |w: &Weight| {
+            let mut y = crate::support::poisoned(&[m, n]);
+            linear::forward(&tensor(&x, &[m, k]), w, &mut y).unwrap();
+            y.to_vec::<f32>().unwrap()
+        };
+        let backward = |w: &Weight| {
+            let mut dx = tensor(&x, &[m, k]);
+            linear::backward_input(&tensor(&dy, &[m, n]), w, &mut dx, true).unwrap();
+            dx.to_vec::<f32>().unwrap()
+        };
+        assert_eq!(bits(&forward(&nf4)), bits(&forward(&dense)));
+        assert_eq!(bits(&backward(&nf4)), bits(&backward(&dense)));
+    }
+}
+
+#[test]
+fn the_bytes_do_not_depend_on_the_number_of_threads() {
+    let w = normal(&mut rng(2), 96 * 128);
+    assert_same_for_any_threads("nf4", || {
+        Nf4Tensor::quantize(&tensor(&w, &[96, 128]), true).unwrap().to_f32().unwrap()
+    });
+}
+
+#[test]
+fn a_matrix_of_part_blocks_is_refused() {
+    let error = Nf4Tensor::quantize(&tensor(&[0.0; 40], &[5, 8]), false).unwrap_err().to_string();
+    assert_eq!(error, "nf4: weight has shape [5, 8], expected a number of values that is a multiple of 64");
+}
