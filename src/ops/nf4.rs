@@ -7,7 +7,9 @@
 //! Double quantisation stores `absmax` less its mean over the tensor in 8 bits: blocks of 256, a map of 256 levels
 //! and one f32 scale a block. The map of a file is read from the file; [`dynamic_map`] makes the usual one.
 //!
-//! A block of zeros gets code 0, as bitsandbytes gives it on CUDA (on the CPU it gives 7); either dequantises to 0.
+//! A block of zeros gets code 0, as bitsandbytes gives it on CUDA (on the CPU it gives 7). Either dequantises to 0, but
+//! not under double quantisation, where the decoded absmax of such a block need not be 0: there code 0 gives its
+//! negative. That is what bitsandbytes on CUDA computes too; pretrained weights have no such blocks.
 
 use super::check::{Check, F32, FLOAT, U8};
 use super::float::with_float;

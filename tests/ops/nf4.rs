@@ -46,39 +46,64 @@ fn codes_and_scales_are_bitsandbytes_own() {
     }
 }
 
+/// What bitsandbytes wrote, as a tensor of ours.
+fn stored(golden: &Golden, case: &str, double: bool) -> Nf4Tensor {
+    let cpu = &kiungo::device::Device::Cpu;
+    let shape = golden.shape(&format!("{case}.input"));
+    let part = |name: &str| format!("{case}.{name}");
+    let u8s = |name: &str| {
+        let values = bytes(golden, &part(name));
+        let n = values.len();
+        Tensor::from_vec(cpu, values, &[n]).unwrap()
+    };
+    let scales = match double {
+        false => Scales::Plain { absmax: golden.tensor(&part("absmax")) },
+        true => Scales::Double {
+            codes: u8s("dq.absmax_u8"),
+            nested: golden.tensor(&part("dq.absmax2")),
+            map: golden.tensor("dynamic_map_u8"),
+            offset: golden.tensor(&part("dq.offset")),
+        },
+    };
+    Nf4Tensor { shape: [shape[0], shape[1]], codes: u8s("packed"), scales }
+}
+
 #[test]
 fn dequantised_values_are_bitsandbytes_own() {
     let golden = Golden::open("nf4.safetensors");
     for (case, dtype) in CASES {
         for (double, name) in [(false, format!("{case}.dequant")), (true, format!("{case}.dq.dequant"))] {
-            let quantized = Nf4Tensor::quantize(&input(&golden, case, dtype), double).unwrap();
-            let expected = golden.f32(&name);
             let mut y = Tensor::zeros(&kiungo::device::Device::Cpu, dtype, golden.shape(&name)).unwrap();
             y.fill_byte(0xFF).unwrap();
+            let stored = stored(&golden, case, double);
             match dtype {
-                DType::F32 => nf4::dequantize_exact(&quantized, &mut y).unwrap(),
-                _ => nf4::dequantize(&quantized, &mut y).unwrap(),
+                DType::F32 => nf4::dequantize_exact(&stored, &mut y).unwrap(),
+                _ => nf4::dequantize(&stored, &mut y).unwrap(),
             }
-            for (i, (found, expected)) in y.to_f32().unwrap().iter().zip(&expected).enumerate() {
-                // +0 and -0 alike: a block of zeros.
-                assert!(found == expected, "{name}[{i}]: {found:e}, expected {expected:e}");
-            }
+            assert_eq!(bits(&y.to_f32().unwrap()), bits(&golden.f32(&name)), "{name}");
         }
     }
 }
 
+/// The mean of the absmax is summed in f64 here and rounded once. torch sums in f32, in an order that depends on its
+/// device and vector width: of the five means here, one is a unit in the last place apart.
 #[test]
 fn double_quantisation_is_bitsandbytes_own() {
     let golden = Golden::open("nf4.safetensors");
     assert_eq!(bits(&nf4::dynamic_map()), bits(&golden.f32("dynamic_map_u8")));
+    let ulps = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a.to_bits().abs_diff(b.to_bits())).max().unwrap();
+    let mut apart = 0;
     for (case, dtype) in CASES {
         let quantized = Nf4Tensor::quantize(&input(&golden, case, dtype), true).unwrap();
         let Scales::Double { codes, nested, offset, .. } = &quantized.scales else { panic!("double") };
         let name = |part: &str| format!("{case}.dq.{part}");
-        assert_eq!(bits(&offset.to_vec().unwrap()), bits(&golden.f32(&name("offset"))), "{case} offset");
-        assert_eq!(bits(&nested.to_vec().unwrap()), bits(&golden.f32(&name("absmax2"))), "{case} nested absmax");
+        let differ = ulps(&offset.to_vec().unwrap(), &golden.f32(&name("offset")));
+        assert!(differ <= 1, "{case} offset");
+        apart += differ;
+        assert!(ulps(&nested.to_vec().unwrap(), &golden.f32(&name("absmax2"))) <= differ, "{case} nested absmax");
         assert_eq!(codes.to_vec::<u8>().unwrap(), bytes(&golden, &name("absmax_u8")), "{case} absmax codes");
     }
+    assert_eq!(apart, 1);
 }
 
 #[test]
