@@ -1,1 +1,1 @@
-
+mod smollm2;

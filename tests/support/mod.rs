@@ -19,6 +19,16 @@ pub fn path(relative: &str) -> PathBuf {
     root.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests")).join(relative)
 }
 
+/// The folder of SmolLM2-135M-Instruct (dequantised from a Q4_1 file), or None with a word about it: tests on it are not part
+/// of the default run.
+pub fn smollm2() -> Option<PathBuf> {
+    let folder = std::env::var_os("KIUNGO_SMOLLM2").map(PathBuf::from);
+    if folder.is_none() {
+        println!("skipped: KIUNGO_SMOLLM2 names no model folder (scripts/make-smollm2 makes one)");
+    }
+    folder
+}
+
 /// A generator that gives the same values in every run.
 pub fn rng(seed: u64) -> StdRng {
     StdRng::seed_from_u64(seed)

@@ -1,0 +1,124 @@
+//! The commands on a real model: SmolLM2-135M-Instruct (dequantised from a Q4_1 file), against what transformers + PEFT reach
+//! with it. Needs `KIUNGO_SMOLLM2=DIR`, a folder made by `scripts/make-smollm2`. Minutes each: `.ci/run` runs them.
+
+use crate::support::{path, smollm2};
+use assert_cmd::Command;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What transformers takes for the same texts on the two cores of the machine that CI runs on: tests/peer/xquad_time.py.
+const TRANSFORMERS: Duration = Duration::from_secs(89);
+
+fn kiungo(subcommand: &str, model: &Path) -> Command {
+    let mut command = Command::cargo_bin("kiungo").unwrap();
+    command.args([subcommand, "--device", "cpu", "--base", "f32", "--model"]).arg(model);
+    command
+}
+
+/// A folder with XQuAD's English file, unpacked.
+fn xquad(folder: &Path) -> PathBuf {
+    let packed = path("data/xquad/xquad.en.json.gz");
+    let json = Command::new("gzip").arg("-dc").arg(packed).assert().success().get_output().stdout.clone();
+    fs::write(folder.join("xquad.en.json"), json).unwrap();
+    folder.into()
+}
+
+#[test]
+fn smollm2_scores_xquad_as_transformers_does_and_as_fast() {
+    let Some(model) = smollm2() else { return };
+    let data = tempfile::tempdir().unwrap();
+    let mut eval = kiungo("eval", &model);
+    eval.arg("--xquad").arg(xquad(data.path())).args(["--languages", "en", "--layers", "1,12,final", "--json"]);
+    eval.args(["--pooling", "mean-no-sink", "--bos", "tokenizer", "--max-length", "512"]);
+    let begin = Instant::now();
+    let output = eval.assert().success().get_output().stdout.clone();
+    let took = begin.elapsed();
+    let rows: Value = serde_json::from_slice(&output).unwrap();
+    for (layer, expected) in [("1", 0.569), ("12", 0.412), ("final", 0.317)] {
+        let row = rows.as_array().unwrap().iter().find(|row| row["layer"] == layer).unwrap();
+        let found = row["accuracy_at_1"].as_f64().unwrap();
+        println!("XQuAD en -> en, hidden {layer}: accuracy@1 {found:.4}, transformers {expected}");
+        assert_eq!(row["count"], 1190);
+        assert!((found - expected).abs() <= 0.003, "hidden {layer}: {found}, transformers {expected}");
+    }
+    println!("XQuAD en: {took:.1?}, transformers {TRANSFORMERS:?}");
+    assert!(took <= TRANSFORMERS, "{took:?}, transformers {TRANSFORMERS:?}");
+}
+
+struct Run {
+    summary: Value,
+    took: Duration,
+}
+
+/// Trains on the Romanian words, in their order, without dropout.
+fn romanian(model: &Path, arguments: &[&str]) -> Run {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("run");
+    let mut train = kiungo("train", model);
+    for group in ["train", "dev", "control"] {
+        let option = if group == "train" { "pairs" } else { group };
+        train.arg(format!("--{option}")).arg(path(&format!("data/wold/romanian.{group}.tsv")));
+    }
+    train.args(["--dropout", "0", "--shuffle", "off", "--output"]).arg(&output).args(arguments);
+    let begin = Instant::now();
+    train.assert().success();
+    let took = begin.elapsed();
+    let summary = serde_json::from_slice(&fs::read(output.join("summary.json")).unwrap()).unwrap();
+    Run { summary, took }
+}
+
+impl Run {
+    /// Word retrieval from Romanian to English at hidden(2), after training: value and interval.
+    fn precision(&self, group: &str) -> [f64; 3] {
+        let rows = self.summary["words"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["group"] == group && row["layer"] == "2").unwrap();
+        let after = &row["change"]["to_target"]["precision_at_1"]["after"];
+        ["value", "low", "high"].map(|key| after[key].as_f64().unwrap())
+    }
+
+    fn collapsed(&self) -> bool {
+        self.summary["collapse"]["collapsed"].as_bool().unwrap()
+    }
+
+    fn report(&self, name: &str) {
+        let loss = self.summary["final_loss"].as_f64().unwrap();
+        let [train, ..] = self.precision("train");
+        let [value, low, high] = self.precision("control");
+        println!(
+            "{name}: loss {loss:.4}, P@1 ro -> en: trained {train:.3}, control {value:.3} [{low:.3}, {high:.3}], collapsed: {}, {:.1?}",
+            self.collapsed(),
+            self.took
+        );
+    }
+}
+
+#[test]
+fn smollm2_learns_romanian_words_with_adapters() {
+    let Some(model) = smollm2() else { return };
+    let run = romanian(&model, &[]);
+    run.report("clean, lora");
+    assert!(run.precision("train")[0] >= 0.25);
+    assert!(!run.collapsed());
+    assert!(run.took < Duration::from_secs(180));
+}
+
+#[test]
+fn smollm2_learns_romanian_words_with_all_weights() {
+    let Some(model) = smollm2() else { return };
+    let run = romanian(&model, &["--method", "full"]);
+    run.report("clean, full");
+    assert!(run.precision("train")[0] >= 0.65);
+    assert!(!run.collapsed());
+    assert!(run.took < Duration::from_secs(180));
+}
+
+#[test]
+fn smollm2_collapses_under_the_papers_loss() {
+    let Some(model) = smollm2() else { return };
+    let run = romanian(&model, &["--preset", "paper"]);
+    run.report("paper, lora");
+    assert!((run.summary["final_loss"].as_f64().unwrap() - 0.40).abs() < 0.005);
+    assert!(run.collapsed());
+}
