@@ -97,7 +97,15 @@ typedef struct DropoutParams {
     uint32_t step;
 } DropoutParams;
 
-/* lora.cu: the products of an adapter, out[m, n] = scale * left right (+ out) over k */
+/* philox.cu: what dropout multiplies elements first, first + 1, ... with */
+typedef struct PhiloxParams {
+    uint64_t factors;  /* float [count] */
+    uint64_t first;
+    uint64_t count;
+    DropoutParams dropout;
+} PhiloxParams;
+
+/* lora.cu: the products of an adapter, out[m, n] from a sum over k */
 typedef struct LoraParams {
     uint64_t left;
     uint64_t right;

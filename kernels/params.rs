@@ -93,6 +93,14 @@ pub struct DropoutParams {
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct PhiloxParams {
+    pub factors: u64,
+    pub first: u64,
+    pub count: u64,
+    pub dropout: DropoutParams,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
 pub struct LoraParams {
     pub left: u64,
     pub right: u64,

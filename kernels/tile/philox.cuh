@@ -13,3 +13,15 @@ __device__ __forceinline__ uint4 philox(uint4 counter, uint2 key) {
     }
     return counter;
 }
+
+// What dropout multiplies element `index` with: 0 or the scale. Word index % 4 of the counter (index / 4, stream, step)
+// under the seed, as in src/ops/philox.rs.
+__device__ __forceinline__ float dropout_factor(const DropoutParams& d, uint64_t index) {
+    if (d.threshold == 0) return d.scale;
+    const uint64_t quad = index / 4;
+    const uint4 words = philox(make_uint4((uint32_t)quad, (uint32_t)(quad >> 32), d.stream, d.step),
+                               make_uint2(d.seed_low, d.seed_high));
+    const uint32_t which = index % 4;
+    const uint32_t word = which < 2 ? (which == 0 ? words.x : words.y) : (which == 2 ? words.z : words.w);
+    return word >= d.threshold ? d.scale : 0.0f;
+}

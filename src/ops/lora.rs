@@ -52,7 +52,8 @@ pub fn forward(x: &Tensor, factors: &Factors, s: &mut Tensor, y: &mut Tensor) ->
     match check.device() {
         Device::Cpu => with_float!(x.dtype(), T => cpu::forward::<T>(
             cpu::Factors::new(factors)?, x.as_slice()?, s.as_mut_slice()?, y.as_mut_slice()?)),
-        Device::Cuda(_) => check.no_kernel("any type")?,
+        Device::Cuda(gpu) if tokens > 0 => cuda::forward(gpu, x, factors, s, y)?,
+        Device::Cuda(_) => {}
     }
     Ok(())
 }
@@ -91,7 +92,8 @@ pub fn backward(
         Device::Cpu => with_float!(x.dtype(), T => cpu::backward::<T>(
             cpu::Factors::new(factors)?, dy.as_slice()?, x.as_slice()?, s.as_slice()?, ds.as_mut_slice()?,
             da.as_mut_slice()?, db.as_mut_slice()?, dx.as_mut().map(|dx| dx.as_mut_slice()).transpose()?)),
-        Device::Cuda(_) => check.no_kernel("any type")?,
+        Device::Cuda(gpu) if tokens > 0 => cuda::backward(gpu, dy, x, s, factors, ds, da, db, dx.as_deref())?,
+        Device::Cuda(_) => {}
     }
     Ok(())
 }
@@ -172,5 +174,92 @@ pub mod cpu {
         scaled(1.0, Nn, [tokens, inputs, rank], ds, factors.a, &mut through, false);
         let kept = factors.dropped(Cow::Owned(through), inputs);
         crate::ops::float::store(&kept, dx, true);
+    }
+}
+
+mod cuda {
+    use super::Factors;
+    use crate::device::{Gpu, Launch, Tensor};
+    use crate::ops::Result;
+    use crate::ops::float::kernel_for;
+    use crate::ops::params::LoraParams;
+    use crate::ops::philox::Dropout;
+
+    const THREADS: u32 = 256;
+
+    /// A product's sizes in tiles of its kernel, and the kernel.
+    struct Product {
+        kernel: &'static str,
+        sizes: [usize; 3],
+        grid: [usize; 2],
+    }
+
+    pub fn forward(gpu: &Gpu, x: &Tensor, factors: &Factors, s: &Tensor, y: &Tensor) -> Result {
+        let (tokens, inputs, outputs) = (x.rows(), x.columns(), y.columns());
+        let rank = factors.a.rows();
+        let down = kernel_for!(x.dtype(), "lora_down");
+        launch(gpu, Product::thin(down, [tokens, rank, inputs]), factors, [x, factors.a, s])?;
+        let up = kernel_for!(x.dtype(), "lora_up");
+        launch(gpu, Product::wide(up, [tokens, outputs, rank]), factors, [s, factors.b, y])
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the equations have that many names")]
+    pub fn backward(
+        gpu: &Gpu,
+        dy: &Tensor,
+        x: &Tensor,
+        s: &Tensor,
+        factors: &Factors,
+        ds: &Tensor,
+        da: &Tensor,
+        db: &Tensor,
+        dx: Option<&Tensor>,
+    ) -> Result {
+        let (tokens, inputs, outputs) = (x.rows(), x.columns(), dy.columns());
+        let rank = factors.a.rows();
+        let kernel = kernel_for!(x.dtype(), "lora_ds");
+        launch(gpu, Product::thin(kernel, [tokens, rank, outputs]), factors, [dy, factors.b, ds])?;
+        let kernel = kernel_for!(x.dtype(), "lora_db");
+        launch(gpu, Product::thin(kernel, [outputs, rank, tokens]), factors, [dy, s, db])?;
+        let kernel = kernel_for!(x.dtype(), "lora_da");
+        launch(gpu, Product::flat(kernel, [rank, inputs, tokens]), factors, [ds, x, da])?;
+        let Some(dx) = dx else { return Ok(()) };
+        let kernel = kernel_for!(x.dtype(), "lora_dx");
+        launch(gpu, Product::wide(kernel, [tokens, inputs, rank]), factors, [ds, factors.a, dx])
+    }
+
+    impl Product {
+        /// Few columns: tiles of 32 x 16.
+        fn thin(kernel: &'static str, sizes @ [m, n, _]: [usize; 3]) -> Product {
+            Product { kernel, sizes, grid: [m.div_ceil(32), n.div_ceil(16)] }
+        }
+
+        /// Few rows: tiles of 16 x 32, columns first.
+        fn flat(kernel: &'static str, sizes @ [m, n, _]: [usize; 3]) -> Product {
+            Product { kernel, sizes, grid: [n.div_ceil(32), m.div_ceil(16)] }
+        }
+
+        /// A short sum: tiles of 64 x 64.
+        fn wide(kernel: &'static str, sizes @ [m, n, _]: [usize; 3]) -> Product {
+            Product { kernel, sizes, grid: [m.div_ceil(64), n.div_ceil(64)] }
+        }
+    }
+
+    fn launch(gpu: &Gpu, product: Product, factors: &Factors, [left, right, out]: [&Tensor; 3]) -> Result {
+        let Product { kernel, sizes: [m, n, k], grid: [x, y] } = product;
+        if m == 0 || n == 0 {
+            return Ok(());
+        }
+        let params = LoraParams {
+            left: left.address()?,
+            right: right.address()?,
+            out: out.address()?,
+            m: m as u32,
+            n: n as u32,
+            k: k as u32,
+            scale: factors.scale,
+            dropout: Dropout::params(factors.dropout),
+        };
+        Ok(gpu.launch(&Launch::new("lora", kernel, [x as u32, y as u32, 1], THREADS, params))?)
     }
 }

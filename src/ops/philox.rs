@@ -1,6 +1,8 @@
 //! Random bits as a function of a counter and a key, the same on the CPU and on a GPU, in any order: Philox4x32-10
 //! (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
 
+use super::params::DropoutParams;
+
 /// Four random words for a counter.
 pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
@@ -64,6 +66,20 @@ impl Dropout {
                 words = self.words(index / 4);
             }
             *to = if words[(index % 4) as usize] >= threshold { from * scale } else { 0.0 };
+        }
+    }
+    /// What kernels are told; without dropout everything is kept.
+    pub fn params(dropout: Option<Dropout>) -> DropoutParams {
+        let Some(dropout) = dropout.filter(|d| d.probability > 0.0) else {
+            return DropoutParams { scale: 1.0, ..Default::default() };
+        };
+        DropoutParams {
+            threshold: dropout.threshold(),
+            scale: dropout.scale(),
+            seed_low: dropout.seed as u32,
+            seed_high: (dropout.seed >> 32) as u32,
+            stream: dropout.stream,
+            step: dropout.step,
         }
     }
 }

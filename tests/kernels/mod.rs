@@ -5,6 +5,8 @@ mod cosine;
 mod embedding;
 mod gemm;
 mod in_batch;
+mod lora;
+mod philox;
 mod pooling;
 mod residual;
 mod rmsnorm;
