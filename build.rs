@@ -34,6 +34,10 @@ fn main() {
             }
         },
     };
+    // The tests disassemble the kernels with what stands beside nvcc.
+    if let Some(folder) = nvcc.as_deref().and_then(Path::parent) {
+        println!("cargo::rustc-env=KIUNGO_CUDA_BIN={}", folder.display());
+    }
     let sources = kernel_sources();
     let fatbins = nvcc.as_deref().map(|nvcc| compile_all(nvcc, &sources, &out)).unwrap_or_default();
     write_fatbin_table(&fatbins, &out);

@@ -11,6 +11,7 @@ mod pooling;
 mod residual;
 mod rmsnorm;
 mod rope;
+mod sass;
 mod swiglu;
 
 use crate::support::{assert_as_good, assert_close, gpus, widen};

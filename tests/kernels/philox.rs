@@ -18,7 +18,8 @@ fn drops_what_the_cpu_drops() {
                 dropout: Dropout::params(Some(dropout)),
             };
             let Device::Cuda(gpu) = &device else { unreachable!("gpus are GPUs") };
-            gpu.launch(&Launch::new("philox", "philox_factors", [COUNT.div_ceil(256) as u32, 1, 1], 256, params)).unwrap();
+            gpu.launch(&Launch::new("philox", "philox_factors", [COUNT.div_ceil(256) as u32, 1, 1], 256, params))
+                .unwrap();
             let expected = |i: u64| if dropout.keep(first + i) { dropout.scale() } else { 0.0 };
             assert_eq!(factors.to_f32().unwrap(), (0..COUNT as u64).map(expected).collect::<Vec<_>>());
         }

@@ -1,0 +1,36 @@
+//! RMSNorm over the rows of a Llama 3 8B.
+
+use crate::harness::{Bench, Peer, Shape, Work};
+use criterion::Criterion;
+use kiungo::device::{DType, Device, Tensor};
+use kiungo::ops::rmsnorm;
+
+pub fn gpu(bench: &mut Bench) -> anyhow::Result<()> {
+    const HIDDEN: usize = 4096;
+    for (tokens, peers) in [(768, None), (16384, Some([0.093, 0.254]))] {
+        let [x, dy] = [bench.normal(DType::Bf16, &[tokens, HIDDEN])?, bench.normal(DType::Bf16, &[tokens, HIDDEN])?];
+        let weight = bench.normal(DType::F32, &[HIDDEN])?;
+        let zeros = |dtype, shape: &[usize]| Tensor::zeros(bench.device(), dtype, shape);
+        let (mut y, mut inv_rms) = (zeros(DType::Bf16, &[tokens, HIDDEN])?, zeros(DType::F32, &[tokens])?);
+        let (mut dx, mut dweight) = (zeros(DType::Bf16, &[tokens, HIDDEN])?, zeros(DType::F32, &[HIDDEN])?);
+        let shape = Shape { m: tokens, n: HIDDEN, k: 0 };
+        let pass = (2 * tokens * HIDDEN) as f64;
+        let peer = |i: usize| peers.map(|ms| Peer { name: "Liger", ms: ms[i] });
+        bench.run("rmsnorm", "forward", shape, Work::Bytes(2.0 * pass), peer(0), || {
+            rmsnorm::forward(&x, &weight, 1e-5, &mut y, &mut inv_rms)
+        })?;
+        bench.run("rmsnorm", "backward", shape, Work::Bytes(4.0 * pass), peer(1), || {
+            rmsnorm::backward(&dy, &x, &weight, &inv_rms, &mut dx, Some(&mut dweight))
+        })?;
+    }
+    Ok(())
+}
+
+pub fn cpu(criterion: &mut Criterion) {
+    let zeros = |shape: &[usize]| Tensor::zeros(&Device::Cpu, DType::F32, shape);
+    let (Ok(x), Ok(weight)) = (zeros(&[256, 576]), zeros(&[576])) else { return };
+    let (Ok(mut y), Ok(mut inv_rms)) = (zeros(&[256, 576]), zeros(&[256])) else { return };
+    criterion.bench_function("rmsnorm forward f32 256x576", |b| {
+        b.iter(|| rmsnorm::forward(&x, &weight, 1e-5, &mut y, &mut inv_rms))
+    });
+}

@@ -1,0 +1,76 @@
+//! What the compiler made of the kernels: no kernel spills, and those that should use tensor cores do.
+//!
+//! Needs CUDA's disassembler, which stands beside nvcc (`KIUNGO_CUOBJDUMP` names another one).
+
+use kiungo::device::cuda;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// cuobjdump, or why there is none.
+fn cuobjdump() -> Result<PathBuf, &'static str> {
+    if !cuda::has_kernels() {
+        return Err("this build has no CUDA kernels");
+    }
+    let named = std::env::var_os("KIUNGO_CUOBJDUMP").map(PathBuf::from);
+    let beside_nvcc = option_env!("KIUNGO_CUDA_BIN").map(|folder| Path::new(folder).join("cuobjdump"));
+    let found = named.into_iter().chain(beside_nvcc).find(|path| path.exists());
+    found.ok_or("no cuobjdump: install nvidia-cuda-cuobjdump, or set KIUNGO_CUOBJDUMP")
+}
+
+/// Disassembles every module: its name, and cuobjdump's words.
+fn dump(option: &str) -> Vec<(&'static str, String)> {
+    let program = match cuobjdump() {
+        Ok(program) => program,
+        Err(why) => {
+            eprintln!("skipped: {why}");
+            return Vec::new();
+        }
+    };
+    // It runs nvdisasm, from its own folder or the path.
+    let folder = program.parent().unwrap_or(Path::new("")).to_path_buf();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths([folder].into_iter().chain(std::env::split_paths(&path))).unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let dump = |&(stem, image): &(&'static str, &[u8])| {
+        let file = scratch.path().join(stem).with_extension("fatbin");
+        std::fs::write(&file, image).unwrap();
+        let output = Command::new(&program).env("PATH", &path).arg(option).arg(&file).output().unwrap();
+        assert!(output.status.success(), "{stem}: {}", String::from_utf8_lossy(&output.stderr));
+        (stem, String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    cuda::fatbins().iter().map(dump).collect()
+}
+
+#[test]
+fn no_kernel_spills() {
+    for (stem, usage) in dump("-res-usage") {
+        let lines: Vec<&str> = usage.lines().map(str::trim).collect();
+        for pair in lines.windows(2) {
+            if let Some(kernel) = pair[0].strip_prefix("Function ") {
+                let clean = pair[1].contains(" STACK:0 ") && pair[1].contains(" LOCAL:0 ");
+                assert!(clean, "{stem}.cu, {kernel} uses local memory: {}", pair[1]);
+            }
+        }
+    }
+}
+
+#[test]
+fn products_run_on_tensor_cores_and_copies_are_wide() {
+    for (stem, sass) in dump("-sass") {
+        // Kernel by kernel, for each target.
+        for kernel in sass.split("Function : ").skip(1) {
+            let name = kernel.lines().next().unwrap_or_default().trim();
+            let expected: &[&str] = match stem {
+                "gemm_sm80" => &["HMMA.16816.F32.BF16", "LDSM.16", "LDGSTS.E.BYPASS.128"],
+                "nf4" if name.contains("dequantize") => &["STG.E.128"],
+                "nf4" if name.starts_with("nf4_quantize_bf16") => &["LDG.E.128", "STG.E.64"],
+                "swiglu" | "residual" | "adamw" => &["LDG.E.128", "STG.E.128"],
+                _ => &[],
+            };
+            for instruction in expected {
+                assert!(kernel.contains(instruction), "{stem}.cu, {name} has no {instruction}");
+            }
+            assert!(!kernel.contains("LDL") && !kernel.contains("STL"), "{stem}.cu, {name} uses local memory");
+        }
+    }
+}
