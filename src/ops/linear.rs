@@ -8,6 +8,7 @@ use crate::device::{DType, Tensor};
 
 /// A linear layer's weight, `[out, in]`.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a model holds a few hundred")]
 pub enum Weight {
     /// As it is: f32 or bf16.
     Dense(Tensor),

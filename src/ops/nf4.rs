@@ -73,6 +73,7 @@ pub struct Nf4Tensor {
 
 /// The scales of blocks, in row-major order of the values.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a model holds a few hundred")]
 pub enum Scales {
     /// As they are.
     Plain {
