@@ -112,11 +112,15 @@ impl Host {
 struct Allocation {
     gpu: Gpu,
     address: u64,
+    /// Freed with the tensor; else part of the GPU's workspace.
+    owned: bool,
 }
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        self.gpu.free(self.address);
+        if self.owned {
+            self.gpu.free(self.address);
+        }
     }
 }
 
@@ -153,12 +157,22 @@ impl Tensor {
             Device::Cuda(gpu) => {
                 let bytes = (n * dtype.size()).max(1);
                 let address = gpu.allocate(bytes)?;
-                let allocation = Allocation { gpu: gpu.clone(), address };
+                let allocation = Allocation { gpu: gpu.clone(), address, owned: true };
                 gpu.fill(address, 0, bytes)?;
                 Storage::Gpu(Arc::new(allocation))
             }
         };
         Ok(Tensor { shape: shape.to_vec(), dtype, capacity: n, storage })
+    }
+
+    /// What one op writes and reads itself, contents undefined: in the [workspace](Gpu::workspace) of a GPU, so that
+    /// no memory is allocated in a step. Another op may use the same memory once this one has returned.
+    pub(crate) fn scratch(device: &Device, dtype: DType, shape: &[usize]) -> Result<Tensor, DeviceError> {
+        let Device::Cuda(gpu) = device else { return Tensor::zeros(device, dtype, shape) };
+        let n: usize = shape.iter().product();
+        let address = gpu.workspace((n * dtype.size()).max(1))?;
+        let allocation = Allocation { gpu: gpu.clone(), address, owned: false };
+        Ok(Tensor { shape: shape.to_vec(), dtype, capacity: n, storage: Storage::Gpu(Arc::new(allocation)) })
     }
 
     /// Takes host data over (CPU), or copies it to the GPU.

@@ -41,7 +41,7 @@ impl Weight {
                 // f32 on the CPU, whose products are f32; its values are those of bf16.
                 let device = w.codes.device();
                 let dtype = if device.is_cpu() { DType::F32 } else { DType::Bf16 };
-                let mut dense = Tensor::zeros(&device, dtype, &w.shape)?;
+                let mut dense = Tensor::scratch(&device, dtype, &w.shape)?;
                 dequantize(w, &mut dense)?;
                 f(&dense)
             }

@@ -41,9 +41,10 @@ pub const LEVELS: [f32; 16] = [
     1.0,
 ];
 
-/// A value's code is the number of these that it exceeds. Not quite midpoints: bitsandbytes writes them out.
+/// A value's code is the number of these that it exceeds. Not quite midpoints: bitsandbytes writes them out, with more
+/// digits than f32 has, and these are the values that nvcc makes of them.
 pub const THRESHOLDS: [f32; 15] = [
-    -0.848_096_4,
+    -0.848_096_43,
     -0.610_632_9,
     -0.459_995_27,
     -0.339_679_43,
@@ -51,7 +52,7 @@ pub const THRESHOLDS: [f32; 15] = [
     -0.137_911_73,
     -0.045_525_018,
     0.039_790_15,
-    0.120_255_25,
+    0.120_255_254,
     0.203_521_25,
     0.292_013_77,
     0.389_312_54,
@@ -182,7 +183,7 @@ pub fn quantize(x: &Tensor, out: &mut Nf4Tensor) -> super::Result {
             }
             Ok(())
         }
-        Device::Cuda(_) => check.no_kernel("any type"),
+        Device::Cuda(gpu) => cuda::quantize(gpu, x, out),
     }
 }
 
@@ -220,7 +221,7 @@ fn run(x: &Nf4Tensor, y: &mut Tensor, exact: bool) -> super::Result {
             with_float!(y.dtype(), T => cpu::dequantize::<T>(codes, absmax, exact, y.as_mut_slice()?));
             Ok(())
         }
-        Device::Cuda(_) => check.no_kernel("any type"),
+        Device::Cuda(gpu) => Ok(gpu.launch(&cuda::dequantize(x, y, exact)?)?),
     }
 }
 
@@ -335,5 +336,78 @@ pub mod cpu {
                 pair[1] = T::from_f32(levels[usize::from(byte & 15)]);
             }
         });
+    }
+}
+
+mod cuda {
+    use super::{BLOCK, NESTED_BLOCK, Nf4Tensor, Scales};
+    use crate::device::{DType, Gpu, Launch, Tensor};
+    use crate::ops::Result;
+    use crate::ops::float::kernel_for;
+    use crate::ops::params::{Nf4DequantizeParams, Nf4DoubleParams, Nf4QuantizeParams};
+
+    const THREADS: u32 = 256;
+    /// Blocks that sum the absmax values, and sums that they leave, f64.
+    const PARTIALS: usize = 256;
+
+    pub fn quantize(gpu: &Gpu, x: &Tensor, out: &Nf4Tensor) -> Result {
+        let (values, blocks) = (x.len(), x.len() / BLOCK);
+        // Under double quantisation the absmax values are passed on in the workspace, behind the partial sums.
+        let (partials, absmax) = match &out.scales {
+            Scales::Plain { absmax } => (0, absmax.address()?),
+            Scales::Double { .. } => {
+                let partials = gpu.workspace(PARTIALS * size_of::<f64>() + blocks * size_of::<f32>())?;
+                (partials, partials + (PARTIALS * size_of::<f64>()) as u64)
+            }
+        };
+        let params = Nf4QuantizeParams { x: x.address()?, codes: out.codes.address()?, absmax, count: values as u64 };
+        let grid = [values.div_ceil(16 * THREADS as usize) as u32, 1, 1];
+        gpu.launch(&Launch::new("nf4", kernel_for!(x.dtype(), "nf4_quantize"), grid, THREADS, params))?;
+
+        let Scales::Double { codes, nested, map, offset } = &out.scales else { return Ok(()) };
+        let params = Nf4DoubleParams {
+            absmax,
+            partials,
+            map: map.address()?,
+            codes: codes.address()?,
+            nested_absmax: nested.address()?,
+            offset: offset.address()?,
+            blocks: blocks as u64,
+        };
+        gpu.launch(&Launch::new("nf4", "nf4_sum_absmax", [PARTIALS as u32, 1, 1], THREADS, params))?;
+        let grid = [blocks.div_ceil(NESTED_BLOCK) as u32, 1, 1];
+        Ok(gpu.launch(&Launch::new("nf4", "nf4_quantize_absmax", grid, THREADS, params))?)
+    }
+
+    pub fn dequantize(x: &Nf4Tensor, y: &Tensor, exact: bool) -> Result<Launch> {
+        let mut params = Nf4DequantizeParams {
+            codes: x.codes.address()?,
+            y: y.address()?,
+            count: y.len() as u64,
+            ..Default::default()
+        };
+        let double = match &x.scales {
+            Scales::Plain { absmax } => {
+                params.absmax = absmax.address()?;
+                false
+            }
+            Scales::Double { codes, nested, map, offset } => {
+                params.absmax = nested.address()?;
+                params.scale_codes = codes.address()?;
+                params.map = map.address()?;
+                params.offset = offset.address()?;
+                true
+            }
+        };
+        let kernel = match (double, exact, y.dtype()) {
+            (false, true, _) => "nf4_dequantize_exact",
+            (false, false, DType::Bf16) => "nf4_dequantize_bf16",
+            (false, false, _) => "nf4_dequantize_f32",
+            (true, true, _) => "nf4_dequantize_double_exact",
+            (true, false, DType::Bf16) => "nf4_dequantize_double_bf16",
+            (true, false, _) => "nf4_dequantize_double_f32",
+        };
+        let grid = [y.len().div_ceil(32 * THREADS as usize) as u32, 1, 1];
+        Ok(Launch::new("nf4", kernel, grid, THREADS, params))
     }
 }

@@ -6,6 +6,7 @@ mod embedding;
 mod gemm;
 mod in_batch;
 mod lora;
+mod nf4;
 mod philox;
 mod pooling;
 mod residual;
