@@ -164,14 +164,20 @@ impl Checkpoint {
                 return Err(CheckpointError::DType { path, tensor: name.into(), expected: "F32, F16 or BF16", found });
             }
         };
+        let as_stored = matches!((info.dtype, T::DTYPE), (Dtype::F32, DType::F32) | (Dtype::BF16, DType::Bf16));
         let shard = &self.shards[info.shard];
         let mut values = vec![T::zeroed(); info.bytes / size];
         let chunks = values.par_chunks_mut(CHUNK).enumerate();
         let failed = chunks.map_init(Vec::new, |bytes, (i, out)| {
-            bytes.resize(out.len() * size, 0);
-            shard.read(info.start + i * CHUNK * size, bytes)?;
-            decode(bytes, out);
-            match out.iter().position(|v| !v.to_f32().is_finite()) {
+            let start = info.start + i * CHUNK * size;
+            if as_stored {
+                shard.read(start, bytemuck::cast_slice_mut(out))?;
+            } else {
+                bytes.resize(out.len() * size, 0);
+                shard.read(start, bytes)?;
+                decode(bytes, out);
+            }
+            match first_not_finite(out) {
                 None => Ok(()),
                 Some(at) => Err(self.not_finite(name, info, i * CHUNK + at, out[at])),
             }
@@ -186,6 +192,13 @@ impl Checkpoint {
         let (path, tensor, value) = (self.file_of(info), name.into(), value.to_f32());
         CheckpointError::NotFinite { path, tensor, index, value, dtype: T::DTYPE }
     }
+}
+
+fn first_not_finite<T: Float>(values: &[T]) -> Option<usize> {
+    // The search stops early and cannot be vectorised; the check before it can, and takes a third of the time.
+    let finite = |v: &T| v.to_f32().is_finite();
+    let all = values.iter().fold(true, |all, v| all & finite(v));
+    if all { None } else { values.iter().position(|v| !finite(v)) }
 }
 
 /// Turns stored bytes into values.
