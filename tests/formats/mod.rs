@@ -1,3 +1,4 @@
+mod kiungo_json;
 mod output;
 mod pairs;
 mod peft;

@@ -102,6 +102,16 @@ pub enum CheckpointError {
         /// The type found.
         found: String,
     },
+    /// A quantised weight cannot be read.
+    #[error("{}: {tensor}: {message}", path.display())]
+    Quantised {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Why.
+        message: String,
+    },
     /// A weight is NaN or infinite.
     #[error("{}: {tensor} at {index:?} is {value} as {dtype}; the weights are damaged", path.display())]
     NotFinite {

@@ -76,6 +76,11 @@ impl Checkpoint {
         Ok(Checkpoint { path: path.into(), shards, tensors })
     }
 
+    /// The folder or file that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// All tensors by name.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
         self.tensors.iter().map(|(name, info)| (name.as_str(), info))
@@ -99,15 +104,7 @@ impl Checkpoint {
     /// An error unless the tensor has this shape.
     pub fn expect_shape(&self, name: &str, expected: &[usize]) -> Result<()> {
         let info = self.tensor(name)?;
-        if info.shape == expected {
-            return Ok(());
-        }
-        Err(CheckpointError::Shape {
-            path: self.file_of(info),
-            tensor: name.into(),
-            expected: expected.into(),
-            found: info.shape.clone(),
-        })
+        if info.shape == expected { Ok(()) } else { Err(self.shape_error(name, expected, &info.shape)) }
     }
 
     /// A tensor's values as f32, from f32, f16 or bf16; all must be finite.
@@ -146,6 +143,16 @@ impl Checkpoint {
             hash.update(sample);
         }
         Ok(format!("{:x}", hash.finalize()))
+    }
+
+    pub(super) fn shape_error(&self, name: &str, expected: &[usize], found: &[usize]) -> CheckpointError {
+        let (path, tensor) = (self.file_with(name), name.into());
+        CheckpointError::Shape { path, tensor, expected: expected.into(), found: found.into() }
+    }
+
+    /// The file that holds a tensor, or the folder where none does.
+    fn file_with(&self, name: &str) -> PathBuf {
+        self.tensors.get(name).map_or_else(|| self.path.clone(), |info| self.file_of(info))
     }
 
     /// The file that holds a tensor.
