@@ -80,22 +80,20 @@ struct Row {
 ///
 /// A side is spelled as Romanian where its column's name or its letters say so (see [`Orthography`]).
 pub fn read(path: &Path, columns: Option<&[String; 2]>) -> Result<Pairs, PairsError> {
-    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let parse = match extension.as_str() {
-        "tsv" | "csv" | "jsonl" | "ndjson" => |text: &str, reader: &Reader| match reader.extension {
-            "tsv" => reader.table(text, b'\t'),
-            "csv" => reader.table(text, b','),
-            _ => reader.json_lines(text),
-        },
-        _ => return Err(PairsError::Kind { path: path.into() }),
-    };
-    let reader = Reader { path, extension: &extension, columns };
+    let reader = Reader { path, columns };
     let bytes = std::fs::read(path).map_err(|source| PairsError::Read { path: path.into(), source })?;
     let text = std::str::from_utf8(&bytes).map_err(|e| {
         let line = 1 + bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
         reader.error(line as u64, "not UTF-8; save the file as UTF-8")
     })?;
-    let (columns, rows) = parse(text.trim_start_matches('\u{feff}'), &reader)?;
+    let text = text.trim_start_matches('\u{feff}');
+    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+    let (columns, rows) = match extension.as_deref() {
+        Some("tsv") => reader.table(text, b'\t')?,
+        Some("csv") => reader.table(text, b',')?,
+        Some("jsonl" | "ndjson") => reader.json_lines(text)?,
+        _ => return Err(PairsError::Kind { path: path.into() }),
+    };
     reader.clean(columns, rows)
 }
 
@@ -103,7 +101,6 @@ type Table = (Option<[String; 2]>, Vec<Row>);
 
 struct Reader<'a> {
     path: &'a Path,
-    extension: &'a str,
     columns: Option<&'a [String; 2]>,
 }
 
@@ -129,23 +126,32 @@ impl Reader<'_> {
             }
             if std::mem::take(&mut first) && (self.columns.is_some() || is_header(&record)) {
                 at = self.find_columns(&record, line)?;
-                names = Some(at.map(|i| record[i].trim().to_string()));
+                names = Some(self.cells(&record, at, line)?.map(|name| name.trim().to_string()));
                 continue;
             }
-            let sides = at.map(|i| record.get(i));
-            let [Some(source), Some(target)] = sides else {
-                let (found, needed) = (record.len(), at[0].max(at[1]) + 1);
-                return Err(self.error(line, format!("{found} column(s), expected at least {needed}")));
-            };
-            rows.push(Row { line, sides: [source.into(), target.into()] });
+            rows.push(Row { line, sides: self.cells(&record, at, line)?.map(String::from) });
         }
         Ok((names, rows))
+    }
+
+    fn cells<'r>(&self, record: &'r csv::StringRecord, at: [usize; 2], line: u64) -> Result<[&'r str; 2], PairsError> {
+        let [Some(source), Some(target)] = at.map(|i| record.get(i)) else {
+            let (found, needed) = (record.len(), at[0].max(at[1]) + 1);
+            return Err(self.error(line, format!("{found} column(s), expected at least {needed}")));
+        };
+        Ok([source, target])
     }
 
     fn find_columns(&self, header: &csv::StringRecord, line: u64) -> Result<[usize; 2], PairsError> {
         let find = |name: &str| header.iter().position(|cell| cell.trim().eq_ignore_ascii_case(name));
         let Some(columns) = self.columns else {
-            return Ok([find("source").unwrap_or(0), find("target").unwrap_or(1)]);
+            // Where one is named, the other is the first that is left.
+            return Ok(match (find("source"), find("target")) {
+                (Some(source), Some(target)) => [source, target],
+                (Some(source), None) => [source, usize::from(source == 0)],
+                (None, Some(target)) => [usize::from(target == 0), target],
+                (None, None) => [0, 1],
+            });
         };
         let at = |name: &String| {
             let there = header.iter().map(str::trim).collect::<Vec<_>>().join(", ");

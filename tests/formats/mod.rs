@@ -1,3 +1,4 @@
+mod damage;
 mod kiungo_json;
 mod output;
 mod pairs;

@@ -30,6 +30,12 @@ fn every_kind_of_file_gives_the_same_pairs() {
             None,
             Some(["swahili", "English"]),
         ),
+        (
+            "x.csv",
+            "English, source\nwater,maji\n\"fire, \"\"blaze\"\"\",moto\né,a\n",
+            None,
+            Some(["source", "English"]),
+        ),
         ("x.csv", "target,source\nwater,maji\n\"fire, \"\"blaze\"\"\",moto\né,a\n", None, Some(["source", "target"])),
         (
             "x.JSONL",
