@@ -4,6 +4,7 @@
 //! Output is whole or absent: files are written under a temporary name and renamed.
 
 pub mod kiungo_json;
+pub mod nf4;
 pub mod output;
 pub mod pairs;
 pub mod peft;

@@ -1,5 +1,6 @@
 mod damage;
 mod kiungo_json;
+mod nf4;
 mod output;
 mod pairs;
 mod peft;

@@ -150,6 +150,10 @@ impl Checkpoint {
         CheckpointError::Shape { path, tensor, expected: expected.into(), found: found.into() }
     }
 
+    pub(super) fn quantised_error(&self, name: &str, message: String) -> CheckpointError {
+        CheckpointError::Quantised { path: self.file_with(name), tensor: name.into(), message }
+    }
+
     /// The file that holds a tensor, or the folder where none does.
     fn file_with(&self, name: &str) -> PathBuf {
         self.tensors.get(name).map_or_else(|| self.path.clone(), |info| self.file_of(info))
