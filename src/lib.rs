@@ -14,3 +14,4 @@ pub mod ops;
 pub mod report;
 pub mod retrieval;
 pub mod training;
+mod words;

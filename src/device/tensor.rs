@@ -273,6 +273,19 @@ impl Tensor {
         Ok(())
     }
 
+    /// Becomes an `n` by `n` matrix within what was allocated. Contents are undefined.
+    pub fn set_square(&mut self, n: usize) -> Result<(), DeviceError> {
+        if n * n > self.capacity {
+            return Err(DeviceError::Length {
+                what: "set_square beyond capacity",
+                expected: self.capacity,
+                found: n * n,
+            });
+        }
+        self.shape = vec![n, n];
+        Ok(())
+    }
+
     /// The same elements under another shape of equal size.
     pub fn reshape(mut self, shape: &[usize]) -> Result<Tensor, DeviceError> {
         let n: usize = shape.iter().product();
@@ -371,6 +384,34 @@ impl Tensor {
             }
             (Storage::Gpu(to), Storage::Gpu(from)) if to.gpu == from.gpu => {
                 to.gpu.copy(from.address, to.address, bytes)
+            }
+            (Storage::Host(_), Storage::Gpu(a)) => Err(DeviceError::NotOnHost(a.gpu.name().into())),
+            (Storage::Gpu(a), _) => Err(DeviceError::NotOnHost(a.gpu.name().into())),
+        }
+    }
+
+    /// Copies `rows` whole rows from row `from` of `source` to row `to` of this tensor.
+    pub fn copy_rows(&mut self, to: usize, source: &Tensor, from: usize, rows: usize) -> Result<(), DeviceError> {
+        let row = self.columns() * self.dtype.size();
+        if source.dtype != self.dtype {
+            return Err(DeviceError::DType { expected: self.dtype, found: source.dtype });
+        }
+        if source.columns() != self.columns() {
+            let (expected, found) = (self.columns(), source.columns());
+            return Err(DeviceError::Length { what: "copy_rows: columns", expected, found });
+        }
+        let available = self.rows().saturating_sub(to).min(source.rows().saturating_sub(from));
+        if rows > available {
+            return Err(DeviceError::Length { what: "copy_rows: rows", expected: available, found: rows });
+        }
+        let (to, from, bytes) = (to * row, from * row, rows * row);
+        match (&mut self.storage, &source.storage) {
+            (Storage::Host(a), Storage::Host(b)) => {
+                a.bytes_mut()[to..to + bytes].copy_from_slice(&b.bytes()[from..from + bytes]);
+                Ok(())
+            }
+            (Storage::Gpu(a), Storage::Gpu(b)) if a.gpu == b.gpu => {
+                a.gpu.copy(b.address + from as u64, a.address + to as u64, bytes)
             }
             (Storage::Host(_), Storage::Gpu(a)) => Err(DeviceError::NotOnHost(a.gpu.name().into())),
             (Storage::Gpu(a), _) => Err(DeviceError::NotOnHost(a.gpu.name().into())),

@@ -20,6 +20,7 @@ pub use float::Float;
 
 pub mod adamw;
 pub mod attention;
+pub mod clip;
 pub mod cosine;
 pub mod cross_entropy;
 pub mod embedding;
