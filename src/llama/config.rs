@@ -291,6 +291,12 @@ impl Config {
         }
     }
 
+    /// Parameters of one block: its linear layers and its two norms.
+    pub fn block_parameters(&self) -> usize {
+        let linear: usize = Projection::ALL.iter().map(|&p| self.shape(p).iter().product::<usize>()).sum();
+        linear + 2 * self.hidden_size
+    }
+
     fn from_json(path: PathBuf, json: Map<String, Value>) -> Result<Config, ConfigError> {
         let fields = Fields { path: &path, prefix: "", json: &json };
         match fields.get("model_type").and_then(Value::as_str) {
@@ -403,8 +409,8 @@ impl<'a> Fields<'a> {
     }
 
     fn head_dim(&self, hidden_size: usize, heads: usize) -> Result<usize, ConfigError> {
-        const EXPECTED: &str = "a multiple of 8 from 16 to 128";
-        let allowed = |dim: &usize| (16..=128).contains(dim) && dim.is_multiple_of(8);
+        const EXPECTED: &str = "a multiple of 8 from 8 to 128";
+        let allowed = |dim: &usize| (8..=128).contains(dim) && dim.is_multiple_of(8);
         match self.optional_count("head_dim")? {
             Some(dim) if allowed(&dim) => Ok(dim),
             Some(_) => Err(self.error("head_dim", EXPECTED)),

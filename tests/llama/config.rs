@@ -168,14 +168,14 @@ fn what_is_not_implemented_is_refused_by_name() {
         (
             "num_attention_heads",
             json!(24),
-            "config.json: num_attention_heads is 24, expected hidden_size (4096) divided by a multiple of 8 from 16 to 128",
+            "config.json: num_attention_heads is 24, expected hidden_size (4096) divided by a multiple of 8 from 8 to 128",
         ),
         (
             "num_key_value_heads",
             json!(5),
             "config.json: num_key_value_heads is 5, expected a divisor of num_attention_heads (32)",
         ),
-        ("head_dim", json!(256), "config.json: head_dim is 256, expected a multiple of 8 from 16 to 128"),
+        ("head_dim", json!(256), "config.json: head_dim is 256, expected a multiple of 8 from 8 to 128"),
         ("rms_norm_eps", json!(-1.0), "config.json: rms_norm_eps is -1.0, expected a positive number"),
         ("vocab_size", json!(1e30), "config.json: vocab_size is 1e+30, expected a positive integer below 2^31"),
         (

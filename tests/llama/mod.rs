@@ -1,1 +1,5 @@
 mod config;
+mod golden;
+mod lora;
+mod pass;
+pub mod smollm2;

@@ -1,0 +1,127 @@
+//! The backward pass of a block: the forward pass read from the bottom, each line its gradient.
+
+use super::PerProjection;
+use super::activations::{Activations, Scratch};
+use super::adapters::{Adapted, BlockAdapters};
+use super::config::{Projection, Projection::*};
+use super::forward::Context;
+use super::model::Block;
+use crate::device::Tensor;
+use crate::ops::{Result, attention, linear, lora, rmsnorm, rope, swiglu};
+
+/// Where the gradients of a block's parameters are added. What does not learn has no place.
+pub enum BlockGradients<'a> {
+    /// Nothing in this block learns.
+    Frozen,
+    /// The adapters learn: those that the block's passes use, and no others, have a place here.
+    Adapters(&'a mut BlockAdapters),
+    /// All weights learn.
+    Weights(&'a mut WeightGradients),
+}
+
+/// f32 gradients of all of a block's weights.
+pub struct WeightGradients {
+    /// `[hidden]`.
+    pub input_norm: Tensor,
+    /// `[hidden]`.
+    pub post_norm: Tensor,
+    /// Each `[out, in]`.
+    pub linear: PerProjection<Tensor>,
+}
+
+impl BlockGradients<'_> {
+    fn input_norm(&mut self) -> Option<&mut Tensor> {
+        if let BlockGradients::Weights(w) = self { Some(&mut w.input_norm) } else { None }
+    }
+
+    fn post_norm(&mut self) -> Option<&mut Tensor> {
+        if let BlockGradients::Weights(w) = self { Some(&mut w.post_norm) } else { None }
+    }
+}
+
+/// One linear layer's part of a backward pass.
+struct LinearBackward<'a, 'g> {
+    block: &'a Block,
+    adapters: Option<Adapted<'a>>,
+    low_rank: &'a PerProjection<Tensor>,
+    gradients: BlockGradients<'g>,
+}
+
+impl LinearBackward<'_, '_> {
+    /// With `y = x W^T + lora(x)`: gradients of the parameters, and `dx` (added to if `accumulate`), if it is wanted.
+    fn run(
+        &mut self,
+        projection: Projection,
+        dy: &Tensor,
+        x: &Tensor,
+        dx: Option<(&mut Tensor, bool)>,
+        dlow_rank: &mut Tensor,
+    ) -> Result {
+        let dx = match dx {
+            Some((dx, accumulate)) => {
+                linear::backward_input(dy, &self.block.linear[projection], dx, accumulate)?;
+                Some(dx)
+            }
+            None => None,
+        };
+        if let BlockGradients::Weights(gradients) = &mut self.gradients {
+            linear::backward_weight(dy, x, &mut gradients.linear[projection])?;
+        }
+        let Some(factors) = self.adapters.and_then(|a| a.factors(projection)) else { return Ok(()) };
+        let BlockGradients::Adapters(gradients) = &mut self.gradients else { return Ok(()) };
+        let Some(g) = &mut gradients[projection] else { return Ok(()) };
+        let s = &self.low_rank[projection];
+        lora::backward(dy, x, s, &factors, dlow_rank, &mut g.a, &mut g.b, dx)
+    }
+}
+
+impl Block {
+    /// Turns `gradient`, of the block's output, into the gradient of its input, and adds those of its parameters.
+    ///
+    /// `input` and `kept` are what [`Block::forward`] saw and left. Where nothing below learns,
+    /// `input_gradient` is false: then `gradient` is left in an unfinished state, and the products that only it
+    /// needs are not computed.
+    #[allow(clippy::too_many_arguments)]
+    pub fn backward(
+        &self,
+        context: Context,
+        adapters: Option<Adapted>,
+        input: &Tensor,
+        kept: &Activations,
+        gradient: &mut Tensor,
+        scratch: &mut Scratch,
+        gradients: BlockGradients,
+        input_gradient: bool,
+    ) -> Result {
+        let Context { config, rope, sequences } = context;
+        let Scratch { dq, dk, dv, dattended, delta, dnormed, dgate, dup, dgated, dlow_rank: ds } = scratch;
+        let mut linear = LinearBackward { block: self, adapters, low_rank: &kept.low_rank, gradients };
+
+        // output = middle + down(silu(gate) * up)
+        linear.run(Down, gradient, &kept.gated, Some((dgated, false)), ds)?;
+        swiglu::backward(dgated, &kept.gate, &kept.up, dgate, dup)?;
+        linear.run(Up, dup, &kept.mlp_input, Some((dnormed, false)), ds)?;
+        linear.run(Gate, dgate, &kept.mlp_input, Some((dnormed, true)), ds)?;
+        let (weight, inv_rms) = (&self.post_norm, &kept.middle_inv_rms);
+        rmsnorm::backward(dnormed, &kept.middle, weight, inv_rms, gradient, linear.gradients.post_norm())?;
+
+        // middle = input + o(attention(rope(q), rope(k), v))
+        linear.run(O, gradient, &kept.attended, Some((dattended, false)), ds)?;
+        let (q, k, v, o, lse) = (&kept.q, &kept.k, &kept.v, &kept.attended, &kept.log_sum_exp);
+        attention::backward(dattended, q, k, v, o, lse, sequences, context.heads(), dq, dk, dv, delta)?;
+        rope::backward(dq, sequences.positions(), rope, config.head_dim)?;
+        rope::backward(dk, sequences.positions(), rope, config.head_dim)?;
+        let x = &kept.attention_input;
+        let mut accumulate = false;
+        for (projection, dy) in [(V, dv), (K, dk), (Q, dq)] {
+            let dx = input_gradient.then_some((&mut *dnormed, accumulate));
+            linear.run(projection, dy, x, dx, ds)?;
+            accumulate = true;
+        }
+        if input_gradient {
+            let (weight, inv_rms) = (&self.input_norm, &kept.input_inv_rms);
+            rmsnorm::backward(dnormed, input, weight, inv_rms, gradient, linear.gradients.input_norm())?;
+        }
+        Ok(())
+    }
+}

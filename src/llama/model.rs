@@ -1,0 +1,129 @@
+//! The weights of a Llama, or of the part of it that a plan needs.
+
+use super::PerProjection;
+use super::config::{Config, Projection, Quantization};
+use crate::device::{DType, Device, Tensor};
+use crate::ops::linear::Weight;
+use crate::ops::rope;
+
+/// How the linear weights of the blocks are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// Single precision.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// 4-bit NormalFloat, one f32 scale for 64 weights.
+    Nf4,
+    /// The same with the scales quantised to 8 bits.
+    Nf4Double,
+}
+
+impl Base {
+    /// The precision of a checkpoint whose linear weights are 4-bit on disk.
+    pub fn stored(quantization: &Quantization) -> Base {
+        if quantization.double { Base::Nf4Double } else { Base::Nf4 }
+    }
+
+    /// Element type of what is not quantised: the embedding, and the head.
+    pub fn dtype(self) -> DType {
+        match self {
+            Base::F32 => DType::F32,
+            _ => DType::Bf16,
+        }
+    }
+}
+
+crate::words! { Base: "base precision" { F32 = "f32", Bf16 = "bf16", Nf4 = "nf4", Nf4Double = "nf4-double" } }
+
+/// A block's weights.
+pub struct Block {
+    /// Weight of the norm before attention, `[hidden]` f32.
+    pub input_norm: Tensor,
+    /// Weight of the norm before the MLP, `[hidden]` f32.
+    pub post_norm: Tensor,
+    /// The seven linear layers, each `[out, in]`.
+    pub linear: PerProjection<Weight>,
+}
+
+/// The weights that were read. What a plan does not need is absent.
+pub struct Model {
+    /// The architecture.
+    pub config: Config,
+    /// Where the weights are.
+    pub device: Device,
+    /// Element type of activations.
+    pub compute: DType,
+    /// `[vocab, hidden]`, f32 or bf16.
+    pub embedding: Tensor,
+    /// Blocks `0..blocks.len()`.
+    pub blocks: Vec<Block>,
+    /// Weight of the final norm, `[hidden]` f32.
+    pub final_norm: Option<Tensor>,
+    /// The head, `[vocab, hidden]`, unless it is tied to the embedding or was not asked for.
+    pub head: Option<Tensor>,
+    /// Angles of the rotary embedding.
+    pub rope: rope::Table,
+}
+
+impl Model {
+    /// Rotary angles for sequences of up to `positions` tokens.
+    pub fn rope_table(config: &Config, device: &Device, positions: usize) -> crate::ops::Result<rope::Table> {
+        let frequencies = rope::inverse_frequencies(config.rope_theta, config.head_dim, &config.rope_scaling);
+        rope::Table::new(device, &frequencies, positions)
+    }
+
+    /// A block that was read.
+    pub fn block(&self, block: usize) -> crate::ops::Result<&Block> {
+        self.blocks.get(block).ok_or_else(|| crate::ops::OpError::Value {
+            op: "model",
+            message: format!("block {block} was not read: only the first {} were", self.blocks.len()),
+        })
+    }
+
+    /// The matrix that turns `final` states into logits.
+    pub fn head(&self) -> Option<&Tensor> {
+        match &self.head {
+            Some(head) => Some(head),
+            None if self.config.tie_word_embeddings => Some(&self.embedding),
+            None => None,
+        }
+    }
+
+    /// Bytes of all weights.
+    pub fn bytes(&self) -> usize {
+        let blocks = self.blocks.iter().map(|b| {
+            let linear: usize = b.linear.iter().map(|(_, w)| w.bytes()).sum();
+            linear + b.input_norm.bytes() + b.post_norm.bytes()
+        });
+        let others = [self.final_norm.as_ref(), self.head.as_ref(), Some(&self.embedding)];
+        blocks.sum::<usize>() + others.into_iter().flatten().map(Tensor::bytes).sum::<usize>()
+    }
+}
+
+/// Names of tensors in a Hugging Face checkpoint.
+pub mod names {
+    use super::Projection;
+
+    /// The embedding table.
+    pub const EMBEDDING: &str = "model.embed_tokens.weight";
+    /// The final norm.
+    pub const FINAL_NORM: &str = "model.norm.weight";
+    /// The head.
+    pub const HEAD: &str = "lm_head.weight";
+
+    /// The norm before attention.
+    pub fn input_norm(block: usize) -> String {
+        format!("model.layers.{block}.input_layernorm.weight")
+    }
+
+    /// The norm before the MLP.
+    pub fn post_norm(block: usize) -> String {
+        format!("model.layers.{block}.post_attention_layernorm.weight")
+    }
+
+    /// A linear layer, e.g. `model.layers.0.self_attn.q_proj.weight`.
+    pub fn linear(block: usize, projection: Projection) -> String {
+        format!("model.layers.{block}.{}.weight", projection.path())
+    }
+}
