@@ -1,3 +1,16 @@
-//! (to come)
+//! Training on pairs: what a run needs ([`plan`]), one step of it ([`step`]), and the whole run ([`run`]).
 
+pub mod batch;
 pub mod builtin;
+pub mod evaluate;
+pub mod learner;
+pub mod objective;
+pub mod optimizer;
+pub mod outcome;
+pub mod plan;
+pub mod run;
+pub mod save;
+pub mod schedule;
+pub mod settings;
+pub mod step;
+pub mod summary;

@@ -1,1 +1,5 @@
 mod builtin;
+mod peer_losses;
+mod plan;
+mod run;
+mod words;

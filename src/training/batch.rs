@@ -1,0 +1,134 @@
+//! Groups of pairs as tokens, and the batches that steps take from them.
+
+use super::settings::Settings;
+use crate::device::{Device, DeviceError, Tensor};
+use crate::formats::pairs::Pair;
+use crate::ops::OpError;
+use crate::ops::sequences::Sequences;
+use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
+use std::collections::HashSet;
+
+/// Pairs and their tokens.
+#[derive(Clone, Debug, Default)]
+pub struct Group {
+    /// The texts.
+    pub pairs: Vec<Pair>,
+    /// Tokens of each source text.
+    pub sources: Vec<Vec<u32>>,
+    /// Tokens of each target text.
+    pub targets: Vec<Vec<u32>>,
+}
+
+impl Group {
+    /// Pairs in the group.
+    pub fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// True without pairs.
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
+    /// The longest text, tokens.
+    pub fn longest(&self) -> usize {
+        self.sources.iter().chain(&self.targets).map(Vec::len).max().unwrap_or(0)
+    }
+
+    /// Tokens of all texts.
+    pub fn tokens(&self) -> usize {
+        self.sources.iter().chain(&self.targets).map(Vec::len).sum()
+    }
+}
+
+/// The order of the pairs in an epoch, cut into batches; the last may be smaller.
+pub fn epoch_batches(pairs: usize, epoch: usize, settings: &Settings) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..pairs).collect();
+    if settings.shuffle {
+        // One generator an epoch, so that a resumed run needs no generator state.
+        let seed = settings.seed ^ (epoch as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        order.shuffle(&mut StdRng::seed_from_u64(seed));
+    }
+    order.chunks(settings.batch).map(<[usize]>::to_vec).collect()
+}
+
+/// The most tokens that a batch of this many pairs of a group can have.
+pub fn largest_batch(group: &Group, batch: usize) -> usize {
+    let mut lengths: Vec<usize> = group.sources.iter().zip(&group.targets).map(|(s, t)| s.len() + t.len()).collect();
+    lengths.sort_unstable_by(|a, b| b.cmp(a));
+    lengths.iter().take(batch).sum()
+}
+
+/// One step's input: the sources of its pairs, then their targets, packed.
+pub struct Batch {
+    /// Where each sequence begins and ends.
+    pub sequences: Sequences,
+    /// The row of the source table that each token reads: token ids, or rows of the cached prefix.
+    pub rows: Tensor,
+    /// Which entries of the similarity matrix are no negatives, `[n, n]` u8, if any are not.
+    pub excluded: Option<Tensor>,
+    /// The pairs' places in their group.
+    pub pairs: Vec<usize>,
+}
+
+impl Batch {
+    /// Packs pairs of a group. `first_rows` maps a text (sources, then targets) to its first row in a table of
+    /// cached states; without it, rows are token ids.
+    pub fn new(
+        device: &Device,
+        group: &Group,
+        pairs: &[usize],
+        first_rows: Option<&[usize]>,
+        translations: &Translations,
+    ) -> Result<Batch, OpError> {
+        let texts = || {
+            pairs
+                .iter()
+                .map(|&i| (i, &group.sources[i]))
+                .chain(pairs.iter().map(|&i| (i + group.len(), &group.targets[i])))
+        };
+        let lengths: Vec<usize> = texts().map(|(_, ids)| ids.len()).collect();
+        let rows: Vec<u32> = match first_rows {
+            None => texts().flat_map(|(_, ids)| ids.iter().copied()).collect(),
+            Some(first) => {
+                texts().flat_map(|(text, ids)| (0..ids.len()).map(move |t| (first[text] + t) as u32)).collect()
+            }
+        };
+        let tokens = rows.len();
+        Ok(Batch {
+            sequences: Sequences::new(device, &lengths)?,
+            rows: Tensor::from_vec(device, rows, &[tokens])?,
+            excluded: translations.excluded(device, group, pairs)?,
+            pairs: pairs.to_vec(),
+        })
+    }
+}
+
+/// Which texts are listed as translations of each other.
+pub struct Translations(HashSet<(String, String)>);
+
+impl Translations {
+    /// All pairs of all groups.
+    pub fn new<'a>(pairs: impl IntoIterator<Item = &'a Pair>) -> Translations {
+        Translations(pairs.into_iter().map(|p| (p.source.clone(), p.target.clone())).collect())
+    }
+
+    /// Entry (i, j) is no negative where target j also translates source i, or where either text occurs twice.
+    fn excluded(&self, device: &Device, group: &Group, pairs: &[usize]) -> Result<Option<Tensor>, DeviceError> {
+        let n = pairs.len();
+        let mut mask = vec![0u8; n * n];
+        for (i, &a) in pairs.iter().enumerate() {
+            for (j, &b) in pairs.iter().enumerate().filter(|&(j, _)| j != i) {
+                let (a, b) = (&group.pairs[a], &group.pairs[b]);
+                let same = a.source == b.source || a.target == b.target;
+                if same || self.0.contains(&(a.source.clone(), b.target.clone())) {
+                    mask[i * n + j] = 1;
+                }
+            }
+        }
+        if mask.iter().all(|&m| m == 0) {
+            return Ok(None);
+        }
+        Tensor::from_vec(device, mask, &[n, n]).map(Some)
+    }
+}

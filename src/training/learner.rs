@@ -1,0 +1,242 @@
+//! The parameters that learn, and their gradients.
+
+use super::optimizer::Parameter;
+use super::plan::Plan;
+use super::settings::{Method, Settings};
+use crate::device::{DType, Device, DeviceError, Tensor};
+use crate::llama::PerProjection;
+use crate::llama::adapters::{Adapters, BlockAdapters, Lora};
+use crate::llama::backward::{BlockGradients, WeightGradients};
+use crate::llama::config::{Config, Projection};
+use crate::llama::model::{Block, Model, names};
+use crate::ops::linear::Weight;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+/// What learns in a run.
+pub enum Learner {
+    /// Adapters; all weights are frozen.
+    Lora(LoraLearner),
+    /// All weights that the loss reaches.
+    Full(Box<FullLearner>),
+}
+
+/// Adapters and their gradients, of the same shapes.
+pub struct LoraLearner {
+    /// The adapters, of learning and idle blocks alike.
+    pub adapters: Adapters,
+    gradients: Adapters,
+}
+
+/// Gradients of all weights that learn, and f32 master copies of those that the model holds in fewer bits.
+pub struct FullLearner {
+    embedding: Learned,
+    blocks: Vec<BlockLearned>,
+    final_norm: Option<Learned>,
+}
+
+/// Gradient of one tensor, and its master copy unless the model's own tensor is f32.
+struct Learned {
+    gradient: Tensor,
+    master: Option<Tensor>,
+}
+
+struct BlockLearned {
+    gradients: WeightGradients,
+    masters: PerProjection<Option<Tensor>>,
+}
+
+impl Learner {
+    /// Fresh adapters (A uniform as in PEFT, B zero), or zero gradients for all weights that the plan lets learn.
+    pub fn new(plan: &Plan, settings: &Settings, model: &Model) -> Result<Learner, DeviceError> {
+        match settings.method {
+            Method::Lora => {
+                let adapters = fresh_adapters(plan, settings, &model.config, &model.device)?;
+                Ok(Learner::Lora(LoraLearner::new(adapters, plan, &model.config, &model.device)?))
+            }
+            Method::Full => Ok(Learner::Full(Box::new(FullLearner::new(plan, model)?))),
+        }
+    }
+
+    /// The adapters, if it is they that learn.
+    pub fn adapters(&self) -> Option<&Adapters> {
+        match self {
+            Learner::Lora(lora) => Some(&lora.adapters),
+            Learner::Full(_) => None,
+        }
+    }
+
+    /// Where a block's backward pass adds its gradients, with the adapters that its passes use.
+    pub fn block(&mut self, block: usize) -> (Option<&Adapters>, BlockGradients<'_>) {
+        match self {
+            Learner::Lora(LoraLearner { adapters, gradients }) => {
+                let gradients = gradients.blocks.get_mut(&block);
+                (Some(&*adapters), gradients.map_or(BlockGradients::Frozen, BlockGradients::Adapters))
+            }
+            Learner::Full(full) => (None, BlockGradients::Weights(&mut full.blocks[block].gradients)),
+        }
+    }
+
+    /// Where the embedding's gradient is added, if it learns.
+    pub fn embedding(&mut self) -> Option<&mut Tensor> {
+        match self {
+            Learner::Lora(_) => None,
+            Learner::Full(full) => Some(&mut full.embedding.gradient),
+        }
+    }
+
+    /// Where the final norm's gradient is added, if it learns.
+    pub fn final_norm(&mut self) -> Option<&mut Tensor> {
+        match self {
+            Learner::Lora(_) => None,
+            Learner::Full(full) => full.final_norm.as_mut().map(|n| &mut n.gradient),
+        }
+    }
+
+    /// All that learns, in a fixed order.
+    pub fn parameters<'a>(&'a mut self, model: &'a mut Model) -> Vec<Parameter<'a>> {
+        match self {
+            Learner::Lora(lora) => lora.parameters(),
+            Learner::Full(full) => full.parameters(model),
+        }
+    }
+}
+
+impl LoraLearner {
+    /// Trains these adapters; those of idle blocks are left as they are.
+    pub fn new(adapters: Adapters, plan: &Plan, config: &Config, device: &Device) -> Result<LoraLearner, DeviceError> {
+        let zeros_like = |block: &BlockAdapters| {
+            PerProjection::try_from_fn(|p| match &block[p] {
+                Some(_) => Lora::zeros(config, p, adapters.rank, device).map(Some),
+                None => Ok(None),
+            })
+        };
+        let learning = adapters.blocks.iter().filter(|(block, _)| plan.learning.contains(block));
+        let blocks = learning.map(|(&block, a)| Ok((block, zeros_like(a)?))).collect::<Result<_, DeviceError>>()?;
+        let gradients = Adapters { rank: adapters.rank, scale: adapters.scale, blocks };
+        Ok(LoraLearner { adapters, gradients })
+    }
+
+    fn parameters(&mut self) -> Vec<Parameter<'_>> {
+        let mut list = vec![];
+        // Idle blocks have adapters but no gradients.
+        let learning: Vec<usize> = self.gradients.blocks.keys().copied().collect();
+        let adapters = self.adapters.blocks.iter_mut().filter(|(block, _)| learning.contains(block));
+        for ((block, adapters), gradients) in adapters.zip(self.gradients.blocks.values_mut()) {
+            for ((projection, lora), (_, gradient)) in adapters.iter_mut().zip(gradients.iter_mut()) {
+                let (Some(lora), Some(gradient)) = (lora, gradient) else { continue };
+                let name = |factor| format!("model.layers.{block}.{}.lora_{factor}.weight", projection.path());
+                list.push(Parameter { name: name("A"), master: &mut lora.a, gradient: &mut gradient.a, rounded: None });
+                list.push(Parameter { name: name("B"), master: &mut lora.b, gradient: &mut gradient.b, rounded: None });
+            }
+        }
+        list
+    }
+}
+
+/// A as PEFT draws it (Kaiming uniform with a = sqrt 5: uniform within 1 / sqrt(in)), B zero.
+fn fresh_adapters(plan: &Plan, settings: &Settings, config: &Config, device: &Device) -> Result<Adapters, DeviceError> {
+    let mut rng = StdRng::seed_from_u64(settings.seed);
+    let mut blocks = std::collections::BTreeMap::new();
+    let mut adapted: Vec<usize> = plan.learning.iter().chain(&plan.idle).copied().collect();
+    adapted.sort_unstable();
+    for block in adapted {
+        let adapters = PerProjection::try_from_fn(|projection| {
+            if !settings.projections.contains(&projection) {
+                return Ok(None);
+            }
+            let mut lora = Lora::zeros(config, projection, settings.rank, device)?;
+            let bound = 1.0 / (lora.a.columns() as f32).sqrt();
+            let values: Vec<f32> = (0..lora.a.len()).map(|_| rng.random_range(-bound..bound)).collect();
+            lora.a.write(&values)?;
+            Ok::<_, DeviceError>(Some(lora))
+        })?;
+        blocks.insert(block, adapters);
+    }
+    Ok(Adapters { rank: settings.rank, scale: settings.scale(), blocks })
+}
+
+impl Learned {
+    fn new(weight: &Tensor) -> Result<Learned, DeviceError> {
+        Ok(Learned {
+            gradient: Tensor::zeros(&weight.device(), DType::F32, weight.shape())?,
+            master: master_of(weight)?,
+        })
+    }
+
+    fn parameter<'a>(&'a mut self, name: String, weight: &'a mut Tensor) -> Parameter<'a> {
+        parameter(name, weight, &mut self.gradient, &mut self.master)
+    }
+}
+
+fn master_of(weight: &Tensor) -> Result<Option<Tensor>, DeviceError> {
+    match weight.dtype() {
+        DType::F32 => Ok(None),
+        _ => Ok(Some(Tensor::from_vec(&weight.device(), weight.to_f32()?, weight.shape())?)),
+    }
+}
+
+fn parameter<'a>(
+    name: String,
+    weight: &'a mut Tensor,
+    gradient: &'a mut Tensor,
+    master: &'a mut Option<Tensor>,
+) -> Parameter<'a> {
+    match master {
+        Some(master) => Parameter { name, master, gradient, rounded: Some(weight) },
+        None => own_master(name, weight, gradient),
+    }
+}
+
+fn own_master<'a>(name: String, weight: &'a mut Tensor, gradient: &'a mut Tensor) -> Parameter<'a> {
+    Parameter { name, master: weight, gradient, rounded: None }
+}
+
+impl FullLearner {
+    fn new(plan: &Plan, model: &Model) -> Result<FullLearner, DeviceError> {
+        let blocks = plan.learning.iter().map(|&b| BlockLearned::new(&model.blocks[b])).collect::<Result<_, _>>()?;
+        let norm = model.final_norm.as_ref().filter(|_| plan.final_norm);
+        Ok(FullLearner {
+            embedding: Learned::new(&model.embedding)?,
+            blocks,
+            final_norm: norm.map(Learned::new).transpose()?,
+        })
+    }
+
+    fn parameters<'a>(&'a mut self, model: &'a mut Model) -> Vec<Parameter<'a>> {
+        let mut list = vec![self.embedding.parameter(names::EMBEDDING.into(), &mut model.embedding)];
+        for (i, (learned, block)) in self.blocks.iter_mut().zip(&mut model.blocks).enumerate() {
+            let BlockLearned { gradients, masters } = learned;
+            let Block { input_norm, post_norm, linear } = block;
+            // Norm weights are always f32: they are their own masters.
+            list.push(own_master(names::input_norm(i), input_norm, &mut gradients.input_norm));
+            list.push(own_master(names::post_norm(i), post_norm, &mut gradients.post_norm));
+            let tensors = linear.iter_mut().zip(gradients.linear.iter_mut()).zip(masters.iter_mut());
+            for (((projection, weight), (_, gradient)), (_, master)) in tensors {
+                let Weight::Dense(weight) = weight else { continue };
+                list.push(parameter(names::linear(i, projection), weight, gradient, master));
+            }
+        }
+        if let (Some(learned), Some(norm)) = (&mut self.final_norm, &mut model.final_norm) {
+            list.push(learned.parameter(names::FINAL_NORM.into(), norm));
+        }
+        list
+    }
+}
+
+impl BlockLearned {
+    fn new(block: &Block) -> Result<BlockLearned, DeviceError> {
+        let zeros = |t: &Tensor| Tensor::zeros(&t.device(), DType::F32, t.shape());
+        let dense = |p: Projection| match &block.linear[p] {
+            Weight::Dense(weight) => Ok(weight),
+            Weight::Nf4(_) => Err(DeviceError::DType { expected: DType::Bf16, found: DType::U8 }),
+        };
+        Ok(BlockLearned {
+            gradients: WeightGradients {
+                input_norm: zeros(&block.input_norm)?,
+                post_norm: zeros(&block.post_norm)?,
+                linear: PerProjection::try_from_fn(|p| zeros(dense(p)?))?,
+            },
+            masters: PerProjection::try_from_fn(|p| master_of(dense(p)?))?,
+        })
+    }
+}

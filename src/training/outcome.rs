@@ -1,0 +1,206 @@
+//! What a run found: word groups and question sets, before and after.
+
+use super::batch::Group;
+use super::evaluate::{EvaluateError, Probe};
+use super::run::{EpochRecord, StepRecord};
+use super::settings::Settings;
+use crate::formats::pairs::Pair;
+use crate::llama::Layer;
+use crate::llama::adapters::Adapters;
+use crate::llama::model::Model;
+use crate::retrieval::questions::{self, Direction, Language, QuestionsError};
+use crate::retrieval::scores::Metric;
+use crate::retrieval::statistics::Bootstrap;
+use crate::retrieval::words::{Alignment, AlignmentChange, Collapse};
+use serde::Serialize;
+
+/// Everything measured at one moment: before training, or after.
+pub struct Measured {
+    /// For each group of pairs, its alignment at each reported layer.
+    pub words: Vec<Vec<Alignment>>,
+    /// Question-to-paragraph retrieval at each reported layer.
+    pub questions: Vec<Direction>,
+}
+
+/// Why a measurement failed.
+#[derive(Debug, thiserror::Error)]
+pub enum MeasureError {
+    /// A word group could not be evaluated.
+    #[error("{group} pairs: {error}")]
+    Words {
+        /// The group's name.
+        group: &'static str,
+        /// Why.
+        error: EvaluateError,
+    },
+    /// A question set could not be scored.
+    #[error(transparent)]
+    Questions(#[from] QuestionsError),
+}
+
+/// What is measured before and after.
+pub struct Gauge<'a> {
+    /// Groups by name: train, dev, control.
+    pub groups: Vec<(&'static str, Probe<'a>)>,
+    /// Question sets.
+    pub languages: &'a [Language],
+    /// Where states are read.
+    pub layers: Vec<Layer>,
+    /// The run's settings.
+    pub settings: &'a Settings,
+}
+
+impl<'a> Gauge<'a> {
+    /// Over all groups that have pairs.
+    pub fn new(
+        groups: &'a [(&'static str, Group)],
+        languages: &'a [Language],
+        layers: Vec<Layer>,
+        settings: &'a Settings,
+    ) -> Result<Gauge<'a>, MeasureError> {
+        let all: Vec<Pair> = groups.iter().flat_map(|(_, g)| g.pairs.iter().cloned()).collect();
+        let probe = |(name, group): &'a (&'static str, Group)| {
+            let probe = Probe::new(group, &all, settings.pooling);
+            probe.map(|p| (*name, p)).map_err(|error| MeasureError::Words { group: name, error })
+        };
+        let groups = groups.iter().filter(|(_, g)| !g.is_empty()).map(probe).collect::<Result<_, _>>()?;
+        Ok(Gauge { groups, languages, layers, settings })
+    }
+
+    /// Texts of the question sets, for a progress bar.
+    pub fn texts(&self) -> usize {
+        self.languages.iter().map(Language::texts).sum()
+    }
+
+    /// Measures a model in its present state.
+    pub fn measure(
+        &self,
+        model: &Model,
+        adapters: Option<&Adapters>,
+        progress: impl Fn(usize),
+    ) -> Result<Measured, MeasureError> {
+        let words = self.groups.iter().map(|(group, probe)| {
+            probe.measure(model, adapters, &self.layers).map_err(|error| MeasureError::Words { group, error })
+        });
+        Ok(Measured {
+            words: words.collect::<Result<_, _>>()?,
+            questions: questions::score(
+                model,
+                adapters,
+                self.languages,
+                &self.layers,
+                self.settings.pooling,
+                progress,
+            )?,
+        })
+    }
+
+    /// Puts two measurements beside each other.
+    pub fn compare(&self, before: &Measured, after: &Measured) -> Result<Vec<GroupChange>, MeasureError> {
+        let bootstrap = Bootstrap { seed: self.settings.seed, ..Bootstrap::default() };
+        let mut changes = vec![];
+        for (((group, _), before), after) in self.groups.iter().zip(&before.words).zip(&after.words) {
+            for ((layer, before), after) in self.layers.iter().zip(before).zip(after) {
+                let change = Alignment::change(before, after, &bootstrap)
+                    .map_err(|e| MeasureError::Words { group, error: e.into() })?;
+                changes.push(GroupChange { group, layer: *layer, pairs: before.cosines.len(), change });
+            }
+        }
+        Ok(changes)
+    }
+}
+
+/// What training did to one group at one layer.
+#[derive(Clone, Debug, Serialize)]
+pub struct GroupChange {
+    /// train, dev or control.
+    pub group: &'static str,
+    /// Where the states were read.
+    pub layer: Layer,
+    /// Pairs in the group.
+    pub pairs: usize,
+    /// The change.
+    pub change: AlignmentChange,
+}
+
+/// One line of a retrieval table.
+#[derive(Clone, Debug, Serialize)]
+pub struct QuestionScores {
+    /// Language of the questions.
+    pub questions: String,
+    /// Language of the paragraphs.
+    pub paragraphs: String,
+    /// Where the states were read.
+    pub layer: Layer,
+    /// Questions asked.
+    pub count: usize,
+    /// Accuracy@1.
+    pub accuracy_at_1: f64,
+    /// Recall@5.
+    pub recall_at_5: f64,
+    /// Recall@10.
+    pub recall_at_10: f64,
+    /// MRR@10.
+    pub mrr_at_10: f64,
+    /// nDCG@10.
+    pub ndcg_at_10: f64,
+    /// Accuracy@1 of a random order.
+    pub chance: f64,
+}
+
+impl QuestionScores {
+    /// The means of a direction.
+    pub fn new(direction: &Direction) -> QuestionScores {
+        let scores = &direction.scores;
+        QuestionScores {
+            questions: direction.questions.clone(),
+            paragraphs: direction.paragraphs.clone(),
+            layer: direction.layer,
+            count: scores.rankings.len(),
+            accuracy_at_1: scores.mean(Metric::ACCURACY),
+            recall_at_5: scores.mean(Metric::Recall(5)),
+            recall_at_10: scores.mean(Metric::Recall(10)),
+            mrr_at_10: scores.mean(Metric::ReciprocalRank(10)),
+            ndcg_at_10: scores.mean(Metric::Ndcg(10)),
+            chance: scores.chance(Metric::ACCURACY),
+        }
+    }
+}
+
+/// A whole run's result: `summary.json` in its folder.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// This program's version.
+    pub version: &'static str,
+    /// The device, in words.
+    pub device: String,
+    /// The settings, resolved.
+    pub settings: Settings,
+    /// Parameters that learned.
+    pub parameters: usize,
+    /// Steps taken.
+    pub steps: usize,
+    /// Mean loss of the last epoch.
+    pub final_loss: Option<f32>,
+    /// Wall time of training alone, seconds.
+    pub training_seconds: f64,
+    /// The verdict on collapse, where there were development pairs.
+    pub collapse: Option<Collapse>,
+    /// Word groups.
+    pub words: Vec<GroupChange>,
+    /// Question sets, before.
+    pub questions_before: Vec<QuestionScores>,
+    /// Question sets, after.
+    pub questions_after: Vec<QuestionScores>,
+    /// What the program chose or dropped, in words.
+    pub notes: Vec<String>,
+}
+
+/// A run's history, for its pictures.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// Every step.
+    pub steps: Vec<StepRecord>,
+    /// Every epoch, from 0.
+    pub epochs: Vec<EpochRecord>,
+}

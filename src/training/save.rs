@@ -1,0 +1,105 @@
+//! What a run leaves behind: an adapter as PEFT writes it, or a model as Hugging Face does.
+
+use super::settings::Settings;
+use crate::device::{DType, DeviceError};
+use crate::formats::kiungo_json::{Identity, Record};
+use crate::formats::output;
+use crate::formats::peft::{self, AdapterConfig, Factors};
+use crate::formats::safetensors::{Checkpoint, TensorLayout, write_safetensors};
+use crate::formats::tokenizer;
+use crate::llama::adapters::Adapters;
+use crate::llama::config;
+use crate::llama::model::{Model, names};
+use crate::ops::linear::Weight;
+use anyhow::{Context, Result};
+use half::bf16;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// What the weights of a run were trained on.
+pub fn record(base: &Checkpoint, settings: &Settings) -> Result<Record> {
+    Ok(Record {
+        version: env!("CARGO_PKG_VERSION").into(),
+        base_model: base.path().display().to_string(),
+        base_identity: Identity::of(base)?,
+        base: settings.base.to_string(),
+        method: settings.method.to_string(),
+        target: settings.target.to_string(),
+        training_pooling: settings.training_pooling.to_string(),
+        pooling: settings.pooling.to_string(),
+        bos: settings.bos,
+        max_length: settings.max_length,
+        seed: settings.seed,
+    })
+}
+
+/// Writes an adapter in PEFT's layout, with a record of what it was trained on beside it.
+pub fn adapter(folder: &Path, adapters: &Adapters, record: &Record, settings: &Settings) -> Result<()> {
+    output::create_new(folder)?;
+    let mut factors = BTreeMap::new();
+    for (&block, projections) in &adapters.blocks {
+        for (projection, lora) in projections.iter() {
+            if let Some(lora) = lora {
+                factors.insert((block, projection), Factors { a: lora.a.to_vec()?, b: lora.b.to_vec()? });
+            }
+        }
+    }
+    let config = AdapterConfig {
+        base_model: Some(record.base_model.clone()),
+        rank: adapters.rank,
+        alpha: settings.alpha.into(),
+        dropout: settings.dropout,
+        rslora: false,
+        unknown: vec![],
+    };
+    peft::Adapter { config, factors }.write(folder)?;
+    Ok(record.write(folder)?)
+}
+
+/// Writes all weights as bf16, those that did not learn from `base`, with its configuration and tokenizer.
+pub fn model(folder: &Path, model: &Model, base: &Checkpoint, record: &Record) -> Result<()> {
+    output::create_new(folder)?;
+    let loaded = loaded_weights(model)?;
+    let layout: Vec<_> = base.tensors().map(|(name, t)| TensorLayout::new(name, DType::Bf16, &t.shape)).collect();
+    let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+    write_safetensors(&folder.join("model.safetensors"), &layout, &metadata, |tensor| {
+        let values = match loaded.get(&tensor.name) {
+            Some(read) => read()?,
+            None => base.read_f32(&tensor.name)?,
+        };
+        let rounded: Vec<bf16> = values.into_iter().map(bf16::from_f32).collect();
+        anyhow::Ok(Cow::Owned(bytemuck::cast_slice(&rounded).to_vec()))
+    })?;
+    let stored = model.config.stored_as("bfloat16")?;
+    output::write_file(&folder.join(config::FILE), stored.to_json())?;
+    for file in [tokenizer::FILE, "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"] {
+        let from = base.path().join(file);
+        if from.is_file() {
+            fs::copy(&from, folder.join(file)).with_context(|| from.display().to_string())?;
+        }
+    }
+    Ok(record.write(folder)?)
+}
+
+type Read<'a> = Box<dyn Fn() -> Result<Vec<f32>, DeviceError> + 'a>;
+
+/// The weights that were read, by their names in the checkpoint.
+fn loaded_weights(model: &Model) -> Result<BTreeMap<String, Read<'_>>> {
+    let mut loaded: BTreeMap<String, Read> = BTreeMap::new();
+    loaded.insert(names::EMBEDDING.into(), Box::new(|| model.embedding.to_f32()));
+    if let Some(norm) = &model.final_norm {
+        loaded.insert(names::FINAL_NORM.into(), Box::new(|| norm.to_f32()));
+    }
+    for (i, block) in model.blocks.iter().enumerate() {
+        loaded.insert(names::input_norm(i), Box::new(|| block.input_norm.to_f32()));
+        loaded.insert(names::post_norm(i), Box::new(|| block.post_norm.to_f32()));
+        for (projection, weight) in block.linear.iter() {
+            if let Weight::Dense(weight) = weight {
+                loaded.insert(names::linear(i, projection), Box::new(|| weight.to_f32()));
+            }
+        }
+    }
+    Ok(loaded)
+}

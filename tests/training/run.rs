@@ -1,0 +1,139 @@
+//! Whole runs on the built-in input: they learn, they repeat, and adapters with a frozen prefix see the same states.
+
+use kiungo::device::{DType, Device};
+use kiungo::formats::pairs;
+use kiungo::formats::safetensors::Checkpoint;
+use kiungo::formats::tokenizer::Tokenizer;
+use kiungo::llama::Layer;
+use kiungo::llama::config::Config;
+use kiungo::llama::load::{Options, load};
+use kiungo::llama::model::{Base, Model};
+use kiungo::training::batch::{Group, Translations};
+use kiungo::training::builtin;
+use kiungo::training::learner::Learner;
+use kiungo::training::plan::Plan;
+use kiungo::training::run::{Event, Go, run};
+use kiungo::training::settings::{Method, Preset, Settings};
+use kiungo::training::step::Trainer;
+use rayon::ThreadPoolBuilder;
+
+struct Input {
+    _folder: tempfile::TempDir,
+    config: Config,
+    checkpoint: Checkpoint,
+    group: Group,
+}
+
+fn input() -> Input {
+    let folder = tempfile::tempdir().unwrap();
+    let at = builtin::write_to(folder.path(), builtin::SEED).unwrap();
+    let config = Config::open(&at.model).unwrap();
+    let tokenizer = Tokenizer::open(&at.model, &config).unwrap();
+    let pairs: Vec<_> = pairs::read(&at.pairs, None).unwrap().pairs.into_iter().take(48).collect();
+    let encode = |text: &str| tokenizer.encode(text, Default::default(), 64).unwrap().ids;
+    let sources = pairs.iter().map(|p| encode(&p.source)).collect();
+    let targets = pairs.iter().map(|p| encode(&p.target)).collect();
+    let checkpoint = Checkpoint::open(&at.model).unwrap();
+    Input { _folder: folder, config, checkpoint, group: Group { pairs, sources, targets } }
+}
+
+fn settings(config: &Config, method: Method) -> Settings {
+    let mut settings = Settings::preset(Preset::Clean, method, config);
+    (settings.epochs, settings.batch, settings.warmup) = (4, 16, 2);
+    settings
+}
+
+fn model(input: &Input, plan: &Plan, settings: &Settings, compute: DType) -> Model {
+    load(
+        &input.checkpoint,
+        &input.config,
+        Options { parts: plan.parts, base: settings.base, compute, device: &Device::Cpu, positions: 64 },
+        |_| {},
+    )
+    .unwrap()
+}
+
+/// Losses of all steps, and the bytes of everything that learned.
+fn train(input: &Input, settings: &Settings, compute: DType) -> (Vec<f32>, Vec<u32>) {
+    let plan = Plan::new(settings, &input.config, &[]).unwrap();
+    let model = model(input, &plan, settings, compute);
+    let learner = Learner::new(&plan, settings, &model).unwrap();
+    let translations = Translations::new(&input.group.pairs);
+    let mut trainer = Trainer::with_learner(model, learner, settings, &plan, &input.group, translations).unwrap();
+    let mut losses = vec![];
+    run(&mut trainer, &input.group, None, settings, |event| {
+        if let Event::Step(step) = event {
+            losses.push(step.loss);
+        }
+        Ok(Go::On)
+    })
+    .unwrap();
+    let parameters = trainer.learner.parameters(&mut trainer.model);
+    let bytes = parameters.iter().flat_map(|p| p.master.to_vec::<f32>().unwrap()).map(f32::to_bits).collect();
+    (losses, bytes)
+}
+
+#[test]
+fn losses_fall() {
+    let input = input();
+    for method in [Method::Lora, Method::Full] {
+        let (losses, _) = train(&input, &settings(&input.config, method), DType::F32);
+        let mean = |l: &[f32]| l.iter().sum::<f32>() / l.len() as f32;
+        assert!(mean(&losses[9..]) < mean(&losses[..3]), "{method}: {losses:?}");
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_bytes_for_any_number_of_threads() {
+    let input = input();
+    for method in [Method::Lora, Method::Full] {
+        let settings = settings(&input.config, method);
+        let with = |threads| {
+            let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| train(&input, &settings, DType::F32))
+        };
+        let first = with(1);
+        assert!(with(2) == first && with(3) == first, "{method}");
+        let other = train(&input, &Settings { seed: 1, ..settings.clone() }, DType::F32);
+        assert!(other.1 != first.1, "another seed, the same bytes");
+    }
+}
+
+#[test]
+fn bf16_rounding_stays_near_f32() {
+    let input = input();
+    let settings = settings(&input.config, Method::Lora);
+    let (exact, _) = train(&input, &settings, DType::F32);
+    let (rounded, _) = train(&input, &settings, DType::Bf16);
+    for (a, b) in exact.iter().zip(&rounded) {
+        assert!((a - b).abs() < 0.05 * a.abs(), "{exact:?}\n{rounded:?}");
+    }
+}
+
+/// The frozen blocks are run once; a run whose adapters sit in all blocks but are zero in the lower ones starts from
+/// the same states.
+#[test]
+fn a_cached_prefix_gives_the_loss_of_the_whole_model() {
+    let input = input();
+    let mut above = settings(&input.config, Method::Lora);
+    (above.blocks, above.target, above.dropout) = (vec![2], Layer::Hidden(3), 0.0);
+    let below = Settings { blocks: vec![0, 2], ..above.clone() };
+    let first_loss = |settings: &Settings, prefix: usize| {
+        let plan = Plan::new(settings, &input.config, &[]).unwrap();
+        assert_eq!(plan.prefix, prefix);
+        let model = model(&input, &plan, settings, DType::F32);
+        let translations = Translations::new(&input.group.pairs);
+        let mut trainer = Trainer::new(model, settings, &plan, &input.group, translations).unwrap();
+        trainer.gradients(&input.group, &[5, 1, 40, 7], 0).unwrap()
+    };
+    assert_eq!(first_loss(&above, 2), first_loss(&below, 0));
+}
+
+/// A base in 4 bits trains too, and full training on one was refused when the plan was made.
+#[test]
+fn adapters_learn_on_a_4_bit_base() {
+    let input = input();
+    let quantised = Settings { base: Base::Nf4Double, ..settings(&input.config, Method::Lora) };
+    let (losses, _) = train(&input, &quantised, DType::F32);
+    assert!(losses.last() < losses.first(), "{losses:?}");
+}
