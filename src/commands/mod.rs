@@ -1,1 +1,38 @@
-//! (to come)
+//! The command line: one file a subcommand, each of which parses, calls and prints.
+
+mod common;
+mod doctor;
+mod eval;
+mod inputs;
+mod train;
+
+use clap::{Parser, Subcommand};
+
+/// Align two languages in a Llama, and score cross-lingual retrieval before and after.
+#[derive(Parser)]
+#[command(name = "kiungo", version, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train adapters or all weights on pairs of words or sentences, and score before and after
+    Train(Box<train::Train>),
+    /// Score question-to-paragraph retrieval of a model, with or without an adapter
+    Eval(eval::Eval),
+    /// Say what this build and this machine can do
+    Doctor(doctor::Doctor),
+}
+
+impl Cli {
+    /// Runs the subcommand. An error is one line, with its causes after colons.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Train(train) => train.run(),
+            Command::Eval(eval) => eval.run(),
+            Command::Doctor(doctor) => doctor.run(),
+        }
+    }
+}

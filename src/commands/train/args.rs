@@ -1,0 +1,271 @@
+//! The arguments of `kiungo train`, and how they change a preset.
+
+use super::common::{Compute, DeviceChoice};
+use crate::formats::tokenizer::Bos;
+use crate::llama::Layer;
+use crate::llama::config::{Config, Projections};
+use crate::llama::model::Base;
+use crate::ops::infonce::Direction;
+use crate::ops::pooling::Pooling;
+use crate::training::settings::{Decay, Loss, Method, Preset, Settings};
+use clap::Args;
+use std::path::PathBuf;
+
+/// Train adapters or all weights on pairs of words or sentences, and score before and after.
+///
+/// Without arguments it trains a small built-in model on built-in Swahili-English pairs.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Train {
+    /// Folder of a Llama in Hugging Face's layout: config.json, tokenizer.json, *.safetensors [default: built in]
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Pairs to learn from: .tsv, .csv or .jsonl, source then target [default: built in]
+    #[arg(long, value_name = "FILE")]
+    pub pairs: Option<PathBuf>,
+    /// Pairs to choose by, and to watch for collapse [default: a tenth of the pairs]
+    #[arg(long, value_name = "FILE", requires = "pairs")]
+    pub dev: Option<PathBuf>,
+    /// Pairs to read once, at the end [default: a tenth of the pairs]
+    #[arg(long, value_name = "FILE", requires = "pairs")]
+    pub control: Option<PathBuf>,
+    /// Recipe to start from: clean (learns), or paper (arXiv 2506.15415 in every detail)
+    #[arg(long, value_name = "NAME", default_value_t = Preset::Clean)]
+    pub preset: Preset,
+    /// What learns: lora (adapters) or full (all weights that the loss reaches)
+    #[arg(long, value_name = "NAME", default_value_t = Method::Lora)]
+    pub method: Method,
+    /// How the frozen weights are held: f32, bf16, nf4 or nf4-double [clean: bf16, paper: nf4]
+    #[arg(long, value_name = "NAME")]
+    pub base: Option<Base>,
+    /// Blocks with adapters: a half-open range as 0..2, a list as 0,3, or all [clean: 0..2, paper: all]
+    #[arg(long, value_name = "BLOCKS")]
+    pub blocks: Option<Blocks>,
+    /// Where the loss reads: the state after so many blocks, or final [2]
+    #[arg(long, value_name = "LAYER")]
+    pub target: Option<Layer>,
+    /// Rank of the adapters [16]
+    #[arg(long, value_name = "N")]
+    pub rank: Option<usize>,
+    /// The adapters' scale is alpha / rank [32]
+    #[arg(long, value_name = "X")]
+    pub alpha: Option<f32>,
+    /// Dropout on the adapters' inputs [0.05]
+    #[arg(long, value_name = "P")]
+    pub dropout: Option<f32>,
+    /// Linear layers with adapters: all, or some of q,k,v,o,gate,up,down [clean: all, paper: q,v]
+    #[arg(long, value_name = "LIST")]
+    pub projections: Option<Projections>,
+    /// infonce or triplet [clean: infonce, paper: triplet]
+    #[arg(long, value_name = "NAME")]
+    pub loss: Option<Loss>,
+    /// Divides the cosines, for infonce [0.05]
+    #[arg(long, value_name = "X")]
+    pub temperature: Option<f32>,
+    /// Margin, for triplet [0.4]
+    #[arg(long, value_name = "X")]
+    pub margin: Option<f32>,
+    /// Who looks for a partner: both sides, or forward, the source alone [clean: both, paper: forward]
+    #[arg(long, value_name = "NAME")]
+    pub direction: Option<Direction>,
+    /// Times that each pair is seen [clean: 20, paper: 5]
+    #[arg(long, value_name = "N")]
+    pub epochs: Option<usize>,
+    /// Pairs a step [clean: 64, paper: 8]
+    #[arg(long, value_name = "N")]
+    pub batch: Option<usize>,
+    /// Peak learning rate [clean: 1e-3, full 2e-4; paper: 2e-4, full 2e-5]
+    #[arg(long, value_name = "X")]
+    pub lr: Option<f64>,
+    /// Steps of linear warm-up [50]
+    #[arg(long, value_name = "N")]
+    pub warmup: Option<usize>,
+    /// AdamW's decoupled weight decay [0.01]
+    #[arg(long, value_name = "X")]
+    pub weight_decay: Option<f64>,
+    /// After the warm-up: linear, cosine or constant [linear]
+    #[arg(long, value_name = "NAME")]
+    pub schedule: Option<Decay>,
+    /// Largest norm of the gradient [no clipping]
+    #[arg(long, value_name = "N")]
+    pub clip: Option<f32>,
+    /// Seeds the adapters, the order of pairs, dropout, splits and resampling
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// A new order of the pairs each epoch: on or off
+    #[arg(long, value_name = "WORD", default_value_t = Switch::On)]
+    pub shuffle: Switch,
+    /// mean, mean-no-sink or last, in training and evaluation [clean: mean-no-sink, paper: mean, then mean-no-sink]
+    #[arg(long, value_name = "NAME")]
+    pub pooling: Option<Pooling>,
+    /// A BOS token in front: add where the tokenizer adds none, or tokenizer, as it does [add]
+    #[arg(long, value_name = "NAME")]
+    pub bos: Option<Bos>,
+    /// Longest text, tokens; longer ones are cut, and counted [the model's own]
+    #[arg(long, value_name = "N")]
+    pub max_length: Option<usize>,
+    /// Where to score before and after: layers by number of blocks, or final [the target and final]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub layers: Option<Vec<Layer>>,
+    /// Folder with xquad.LANG.json files, scored before and after [default: built in, with the built-in model]
+    #[arg(long, value_name = "DIR")]
+    pub xquad: Option<PathBuf>,
+    /// Languages to score, e.g. en,ro [default: all in the folder]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "xquad")]
+    pub languages: Option<Vec<String>>,
+    /// Adapter to start from (a PEFT folder), instead of a fresh one
+    #[arg(long, value_name = "DIR")]
+    pub init: Option<PathBuf>,
+    /// New folder for the run [default: the next number under runs/]
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// auto, cpu or cuda
+    #[arg(long, value_name = "NAME", default_value_t = DeviceChoice::Auto)]
+    pub device: DeviceChoice,
+    /// Precision of activations: f32 or bf16 [f32 on the CPU, bf16 on a GPU]
+    #[arg(long, value_name = "NAME")]
+    pub compute: Option<Compute>,
+    /// Print the plan and its memory, and stop
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Stop after so many steps, without scoring: to compare losses with another program
+    #[arg(long, value_name = "N", hide = true)]
+    pub stop_after: Option<usize>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  kiungo train
+  kiungo train --model Llama-3.1-8B --pairs words.tsv --base nf4 --xquad xquad --languages en,ro
+  kiungo train --model Llama-3.1-8B --pairs words.tsv --method full --target final
+  kiungo train --model Llama-3.1-8B --pairs words.tsv --preset paper";
+
+/// `on` or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+crate::words! { Switch: "switch" { On = "on", Off = "off" } }
+
+/// Blocks as a user writes them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Blocks {
+    /// Every block.
+    All,
+    /// These.
+    Some(Vec<usize>),
+}
+
+impl std::str::FromStr for Blocks {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Blocks, String> {
+        let wrong = || {
+            format!("{s:?} is no set of blocks: give a half-open range (0..2 is blocks 0 and 1), a list (0,3), or all")
+        };
+        let number = |s: &str| s.trim().parse::<usize>().map_err(|_| wrong());
+        if s == "all" {
+            return Ok(Blocks::All);
+        }
+        let mut blocks = match s.split_once("..") {
+            Some((from, to)) => (number(from)?..number(to)?).collect::<Vec<_>>(),
+            None => s.split(',').map(number).collect::<Result<Vec<_>, _>>()?,
+        };
+        blocks.sort_unstable();
+        blocks.dedup();
+        if blocks.is_empty() { Err(wrong()) } else { Ok(Blocks::Some(blocks)) }
+    }
+}
+
+impl Train {
+    /// The preset with what the user changed.
+    pub fn settings(&self, config: &Config) -> Result<Settings, String> {
+        let mut s = Settings::preset(self.preset, self.method, config);
+        fn set<T: Clone>(field: &mut T, given: &Option<T>) {
+            if let Some(value) = given {
+                *field = value.clone();
+            }
+        }
+        set(&mut s.base, &self.base);
+        set(&mut s.target, &self.target);
+        set(&mut s.rank, &self.rank);
+        set(&mut s.alpha, &self.alpha);
+        set(&mut s.dropout, &self.dropout);
+        set(&mut s.projections, &self.projections);
+        set(&mut s.loss, &self.loss);
+        set(&mut s.temperature, &self.temperature);
+        set(&mut s.margin, &self.margin);
+        set(&mut s.direction, &self.direction);
+        set(&mut s.epochs, &self.epochs);
+        set(&mut s.batch, &self.batch);
+        set(&mut s.learning_rate, &self.lr);
+        set(&mut s.warmup, &self.warmup);
+        set(&mut s.weight_decay, &self.weight_decay);
+        set(&mut s.schedule, &self.schedule);
+        set(&mut s.training_pooling, &self.pooling);
+        set(&mut s.pooling, &self.pooling);
+        set(&mut s.bos, &self.bos);
+        set(&mut s.max_length, &self.max_length);
+        s.clip = self.clip.or(s.clip);
+        s.seed = self.seed;
+        s.shuffle = self.shuffle == Switch::On;
+        match &self.blocks {
+            Some(Blocks::All) => s.blocks = (0..config.layers).collect(),
+            Some(Blocks::Some(blocks)) => s.blocks = blocks.clone(),
+            None => {}
+        }
+        check(&s)?;
+        Ok(s)
+    }
+}
+
+/// Values that no run can use.
+fn check(s: &Settings) -> Result<(), String> {
+    let positive: [(&str, f64); 3] =
+        [("--temperature", s.temperature.into()), ("--alpha", s.alpha.into()), ("--lr", s.learning_rate)];
+    for (name, value) in positive {
+        if !(value.is_finite() && value > 0.0) {
+            return Err(format!("{name} {value}: expected a number above 0"));
+        }
+    }
+    let not_negative: [(&str, f64); 3] = [
+        ("--margin", f64::from(s.margin)),
+        ("--weight-decay", s.weight_decay),
+        ("--clip", s.clip.unwrap_or(1.0).into()),
+    ];
+    for (name, value) in not_negative {
+        if !(value.is_finite() && value >= 0.0) {
+            return Err(format!("{name} {value}: expected a number that is not negative"));
+        }
+    }
+    if !(0.0..1.0).contains(&s.dropout) {
+        return Err(format!("--dropout {}: expected a share from 0 up to, but not including, 1", s.dropout));
+    }
+    for (name, value, least) in [("--epochs", s.epochs, 1), ("--batch", s.batch, 2), ("--max-length", s.max_length, 1)]
+    {
+        if value < least {
+            return Err(format!("{name} {value}: expected at least {least}"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_half_open() {
+        let blocks = |s: &str| s.parse::<Blocks>();
+        assert_eq!(blocks("0..2"), Ok(Blocks::Some(vec![0, 1])));
+        assert_eq!(blocks("3,0,3"), Ok(Blocks::Some(vec![0, 3])));
+        assert_eq!(blocks("2"), Ok(Blocks::Some(vec![2])));
+        assert_eq!(blocks("all"), Ok(Blocks::All));
+        for wrong in ["", "2..2", "x", "0...2", "-1"] {
+            assert!(blocks(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Where a run's model and data come from, and the data as tokens.
+
+use super::Train;
+use super::folder::RunFolder;
+use crate::commands::inputs::{self, Encoding};
+use crate::formats::pairs::{self, Pair};
+use crate::llama::config::Quantization;
+use crate::llama::model::Base;
+use crate::retrieval::questions::Language;
+use crate::training::batch::Group;
+use crate::training::builtin;
+use crate::training::settings::Settings;
+use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+
+/// Shares of train, dev and control where one file of pairs is split.
+const SHARES: [f64; 3] = [0.8, 0.1, 0.1];
+
+/// The files and folders of a run.
+pub struct Sources {
+    /// The model's folder.
+    pub model: PathBuf,
+    /// Words about what was chosen.
+    pub notes: Vec<String>,
+    pairs: PathBuf,
+    dev: Option<PathBuf>,
+    control: Option<PathBuf>,
+    xquad: Option<PathBuf>,
+    languages: Option<Vec<String>>,
+}
+
+impl Sources {
+    /// What the user named; what is missing is built in.
+    pub fn resolve(args: &Train, folder: &RunFolder) -> Result<Sources> {
+        let mut notes = vec![];
+        let (dev, control, languages) = (args.dev.clone(), args.control.clone(), args.languages.clone());
+        if let (Some(model), Some(pairs)) = (&args.model, &args.pairs) {
+            let (model, pairs, xquad) = (model.clone(), pairs.clone(), args.xquad.clone());
+            return Ok(Sources { model, notes, pairs, dev, control, xquad, languages });
+        }
+        let built_in = builtin::write_to(&folder.input()?, builtin::SEED)?;
+        if args.model.is_none() {
+            notes.push(
+                "The model is built in and its weights are random: figures show that the program works, not what a language model knows. Pass --model DIR (a Llama in Hugging Face's layout) and --pairs FILE for a real run."
+                    .into(),
+            );
+        }
+        if args.pairs.is_none() {
+            notes.push(
+                "The pairs are the 300 Swahili-English words that are built in; pass --pairs FILE for others.".into(),
+            );
+        }
+        let xquad = args.xquad.clone().or(args.model.is_none().then_some(built_in.xquad));
+        Ok(Sources {
+            model: args.model.clone().unwrap_or(built_in.model),
+            pairs: args.pairs.clone().unwrap_or(built_in.pairs),
+            notes,
+            dev,
+            control,
+            xquad,
+            languages,
+        })
+    }
+
+    /// The base precision of a checkpoint that is 4-bit on disk; another one cannot be had from it.
+    pub fn quantised_base(&self, quantization: &Quantization, asked: Option<Base>) -> Result<Base> {
+        let stored = Base::stored(quantization);
+        match asked {
+            Some(other) if other != stored => bail!(
+                "{}: the checkpoint holds {stored} weights, which cannot be read as {other}; leave --base out",
+                self.model.display()
+            ),
+            _ => Ok(stored),
+        }
+    }
+
+    /// SHA-256 of every data file, by path.
+    pub fn checksums(&self) -> Result<BTreeMap<String, String>> {
+        let named = [Some(&self.pairs), self.dev.as_ref(), self.control.as_ref()];
+        let mut files: Vec<PathBuf> = named.into_iter().flatten().cloned().collect();
+        if let Some(folder) = &self.xquad {
+            let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+            files.extend(entries.flatten().map(|e| e.path()).filter(|p| is_question_file(p)));
+        }
+        let sum = |path: PathBuf| {
+            let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
+            let digest = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect::<String>();
+            Ok((path.display().to_string(), digest))
+        };
+        files.into_iter().map(sum).collect()
+    }
+}
+
+fn is_question_file(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with("xquad.") && name.ends_with(".json")
+}
+
+/// The data of a run, as tokens.
+pub struct Data {
+    /// train, dev, control; the last two may be empty.
+    pub groups: Vec<(&'static str, Group)>,
+    /// Question sets.
+    pub languages: Vec<Language>,
+    /// What was dropped or cut, in words.
+    pub notes: Vec<String>,
+}
+
+impl Data {
+    /// Reads and tokenises.
+    pub fn read(sources: &Sources, encode: &Encoding, settings: &Settings) -> Result<Data> {
+        let mut notes = vec![];
+        let pairs = read_groups(sources, settings, &mut notes)?;
+        let train = pairs[0].len();
+        ensure!(
+            train >= settings.batch,
+            "{}: {train} pairs to learn from, fewer than a batch of {}; add pairs, or lower --batch",
+            sources.pairs.display(),
+            settings.batch
+        );
+        let mut groups = vec![];
+        for (name, pairs) in ["train", "dev", "control"].into_iter().zip(pairs) {
+            let (group, truncated) = encode.group(pairs)?;
+            if truncated > 0 {
+                notes.push(format!("{truncated} texts of the {name} pairs were cut at {} tokens.", encode.max_length));
+            }
+            groups.push((name, group));
+        }
+        let languages = match &sources.xquad {
+            Some(folder) => inputs::languages(folder, sources.languages.as_deref(), encode)?,
+            None => vec![],
+        };
+        for language in languages.iter().filter(|l| l.truncated > 0) {
+            let (n, code) = (language.truncated, &language.code);
+            notes.push(format!("{n} questions or paragraphs in {code} were cut at {} tokens.", encode.max_length));
+        }
+        Ok(Data { groups, languages, notes })
+    }
+
+    /// The longest text, tokens.
+    pub fn longest(&self) -> usize {
+        let groups = self.groups.iter().map(|(_, g)| g.longest());
+        groups.chain(self.languages.iter().map(Language::longest)).max().unwrap_or(1)
+    }
+}
+
+/// Train, dev and control, from files of their own or split from one.
+fn read_groups(sources: &Sources, settings: &Settings, notes: &mut Vec<String>) -> Result<[Vec<Pair>; 3]> {
+    let mut read = |path: &Path| -> Result<Vec<Pair>> {
+        let read = pairs::read(path, None)?;
+        if read.duplicates > 0 {
+            notes.push(format!("{}: {} pairs that came twice were dropped.", path.display(), read.duplicates));
+        }
+        if read.respelled > 0 {
+            notes.push(format!("{}: {} cedilla letters became comma-below ones.", path.display(), read.respelled));
+        }
+        Ok(read.pairs)
+    };
+    let all = read(&sources.pairs)?;
+    if sources.dev.is_none() && sources.control.is_none() {
+        let split = pairs::split(&all, settings.seed, &SHARES)?;
+        if split.straddling > 0 {
+            notes.push(format!("{} pairs whose words fall into two groups were dropped.", split.straddling));
+        }
+        let [train, dev, control] = <[Vec<Pair>; 3]>::try_from(split.groups).unwrap_or_default();
+        return Ok([train, dev, control]);
+    }
+    let mut other = |path: &Option<PathBuf>| path.as_deref().map_or(Ok(vec![]), &mut read);
+    let (dev, control) = (other(&sources.dev)?, other(&sources.control)?);
+    for (name, group) in [("dev", &dev), ("control", &control)] {
+        let shared = shared_words(&all, group);
+        if shared > 0 {
+            notes.push(format!("{shared} {name} pairs share a word with the pairs that are trained on."));
+        }
+        if group.is_empty() {
+            notes.push(format!("No {name} pairs were given: nothing is said of them."));
+        }
+    }
+    Ok([all, dev, control])
+}
+
+fn shared_words(train: &[Pair], group: &[Pair]) -> usize {
+    let sources: HashSet<&str> = train.iter().map(|p| p.source.as_str()).collect();
+    let targets: HashSet<&str> = train.iter().map(|p| p.target.as_str()).collect();
+    group.iter().filter(|p| sources.contains(p.source.as_str()) || targets.contains(p.target.as_str())).count()
+}

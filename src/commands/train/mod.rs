@@ -1,0 +1,273 @@
+//! `kiungo train`: the main job, from files to a run's folder.
+
+mod args;
+mod data;
+mod folder;
+
+pub use args::Train;
+
+use super::common::{self, Compute};
+use super::inputs::{self, Encoding};
+use crate::device::{DType, Device};
+use crate::formats::peft;
+use crate::formats::safetensors::Checkpoint;
+use crate::formats::tokenizer::Tokenizer;
+use crate::llama::Layer;
+use crate::llama::config::Config;
+use crate::llama::load::{Options, load};
+use crate::llama::model::Model;
+use crate::training::batch::{Group, Translations, largest_batch};
+use crate::training::learner::{Learner, LoraLearner};
+use crate::training::outcome::{Gauge, History, QuestionScores, Summary};
+use crate::training::plan::{Plan, blocks_in_words};
+use crate::training::run::{self, Event, total_steps};
+use crate::training::save;
+use crate::training::settings::{Method, Preset, Settings};
+use crate::training::step::Trainer;
+use crate::training::summary;
+use anyhow::{Context, Result, bail};
+use data::Data;
+use folder::RunFolder;
+use std::time::Instant;
+
+/// All that is known before weights are read.
+struct Prepared {
+    sources: data::Sources,
+    config: Config,
+    checkpoint: Checkpoint,
+    settings: Settings,
+    plan: Plan,
+    data: Data,
+    layers: Vec<Layer>,
+}
+
+impl Train {
+    pub fn run(self) -> Result<()> {
+        let folder = RunFolder::choose(self.output.as_deref())?;
+        let prepared = self.prepare(&folder)?;
+        let device = common::open_device(self.device)?;
+        let compute = Compute::or_default(self.compute, &device);
+        prepared.print(compute);
+        if self.dry_run {
+            return Ok(());
+        }
+        folder.begin(&prepared.record(&device)?)?;
+        let model = prepared.load(compute, &device)?;
+        self.train(&prepared, model, &folder)
+    }
+
+    fn prepare(&self, folder: &RunFolder) -> Result<Prepared> {
+        let sources = data::Sources::resolve(self, folder)?;
+        let config = Config::open(&sources.model)?;
+        let mut settings = self.settings(&config).map_err(anyhow::Error::msg)?;
+        if let Some(quantization) = &config.quantization {
+            settings.base = sources.quantised_base(quantization, self.base)?;
+        }
+        let layers = match &self.layers {
+            Some(layers) => layers.clone(),
+            None if settings.target == Layer::Final => vec![Layer::Final],
+            None => vec![settings.target, Layer::Final],
+        };
+        inputs::check_layers(&layers, &config)?;
+        let plan = Plan::new(&settings, &config, &layers)?;
+        let tokenizer = Tokenizer::open(&sources.model, &config)?;
+        let encode = Encoding { tokenizer: &tokenizer, bos: settings.bos, max_length: settings.max_length };
+        let data = Data::read(&sources, &encode, &settings)?;
+        let checkpoint = Checkpoint::open(&sources.model)?;
+        Ok(Prepared { sources, config, checkpoint, settings, plan, data, layers })
+    }
+
+    fn train(&self, prepared: &Prepared, model: Model, folder: &RunFolder) -> Result<()> {
+        let Prepared { settings, plan, data, .. } = prepared;
+        let gauge = Gauge::new(&data.groups, &data.languages, prepared.layers.clone(), settings)?;
+        let device = model.device.clone();
+        let learner = self.learner(prepared, &model)?;
+        let translations = Translations::new(data.groups.iter().flat_map(|(_, g)| &g.pairs));
+
+        let before = match self.stop_after {
+            Some(_) => None,
+            None => Some(measure(&gauge, &model, None, "before")?),
+        };
+        let mut trainer = Trainer::with_learner(model, learner, settings, plan, data.train(), translations)?;
+        let begin = Instant::now();
+        let mut history = History::default();
+        let collapse = self.steps(prepared, &gauge, &mut trainer, folder, &mut history)?;
+        let training_seconds = begin.elapsed().as_secs_f64();
+        let Some(before) = before else { return Ok(()) };
+
+        let Trainer { model, learner, .. } = &trainer;
+        let after = measure(&gauge, model, learner.adapters(), "after")?;
+        let record = save::record(&prepared.checkpoint, settings)?;
+        match learner {
+            Learner::Lora(lora) => save::adapter(&folder.path("adapter"), &lora.adapters, &record, settings)?,
+            Learner::Full(_) => save::model(&folder.path("model"), model, &prepared.checkpoint, &record)?,
+        }
+        let scores = |m: &crate::training::outcome::Measured| m.questions.iter().map(QuestionScores::new).collect();
+        let summary = Summary {
+            version: env!("CARGO_PKG_VERSION"),
+            device: common::device_in_words(&device),
+            settings: settings.clone(),
+            parameters: plan.parameters,
+            steps: history.steps.len(),
+            final_loss: history.epochs.last().and_then(|e| e.mean_loss),
+            training_seconds,
+            collapse,
+            words: gauge.compare(&before, &after)?,
+            questions_before: scores(&before),
+            questions_after: scores(&after),
+            notes: prepared.notes(),
+        };
+        let report = summary.report(&history)?;
+        folder.finish(&summary, &report)?;
+        println!("{}", report.to_text());
+        println!("run folder: {}", folder.root().display());
+        Ok(())
+    }
+
+    fn learner(&self, prepared: &Prepared, model: &Model) -> Result<Learner> {
+        let Prepared { settings, plan, config, .. } = prepared;
+        let Some(init) = &self.init else { return Ok(Learner::new(plan, settings, model)?) };
+        if settings.method == Method::Full {
+            bail!("--init starts from an adapter, and --method full has none");
+        }
+        let adapters = inputs::adapters(&peft::Adapter::open(init, config)?, &model.device)?;
+        Ok(Learner::Lora(LoraLearner::new(adapters, plan, config, &model.device)?))
+    }
+
+    fn steps(
+        &self,
+        prepared: &Prepared,
+        gauge: &Gauge,
+        trainer: &mut Trainer,
+        folder: &RunFolder,
+        history: &mut History,
+    ) -> Result<Option<crate::retrieval::words::Collapse>> {
+        let Prepared { settings, data, .. } = prepared;
+        let dev = gauge.groups.iter().find(|(name, _)| *name == "dev").map(|(_, probe)| probe);
+        let dev = dev.filter(|_| self.stop_after.is_none());
+        let total = total_steps(data.train().len(), settings);
+        let bar = common::progress(total, "training");
+        let mut metrics = folder.metrics()?;
+        let stop = self.stop_after.unwrap_or(usize::MAX);
+        let observe = |event: Event| -> Result<run::Go, String> {
+            match event {
+                Event::Step(step) => {
+                    bar.inc(1);
+                    bar.set_message(format!("loss {:.4}", step.loss));
+                    metrics.line(step).map_err(|e| e.to_string())?;
+                    history.steps.push(step.clone());
+                    return Ok(if step.step >= stop { run::Go::Stop } else { run::Go::On });
+                }
+                Event::Epoch(epoch) => {
+                    metrics.line(epoch).map_err(|e| e.to_string())?;
+                    history.epochs.push(epoch.clone());
+                }
+                Event::Collapsed(collapse) => bar.suspend(|| eprintln!("warning: {}", collapse.explanation())),
+            }
+            Ok(run::Go::On)
+        };
+        let collapse = run::run(trainer, data.train(), dev, settings, observe)?;
+        bar.finish_and_clear();
+        Ok(collapse)
+    }
+}
+
+fn measure(
+    gauge: &Gauge,
+    model: &Model,
+    adapters: Option<&crate::llama::adapters::Adapters>,
+    when: &'static str,
+) -> Result<crate::training::outcome::Measured> {
+    let bar = common::progress(gauge.texts(), when);
+    let measured = gauge.measure(model, adapters, |n| bar.inc(n as u64))?;
+    bar.finish_and_clear();
+    Ok(measured)
+}
+
+impl Prepared {
+    /// What the program chose, dropped or cut, in words.
+    fn notes(&self) -> Vec<String> {
+        let mut notes = self.sources.notes.clone();
+        notes.extend(self.data.notes.iter().cloned());
+        let Prepared { plan, settings, .. } = self;
+        if !plan.idle.is_empty() {
+            notes.push(format!(
+                "The loss reads the state after {} blocks: the adapters in {} get no gradient and stay zero.",
+                plan.blocks,
+                blocks_in_words(&plan.idle)
+            ));
+        }
+        if settings.preset == Preset::Paper {
+            notes.push(
+                "Preset `paper`: trained with the first token inside the mean, evaluated without it, as arXiv 2506.15415 does."
+                    .into(),
+            );
+        }
+        if settings.method == Method::Full {
+            let norm = if plan.final_norm { ", the final norm" } else { "" };
+            notes.push(format!(
+                "Full training: the loss at {} reaches the embedding{norm} and {}; the rest of the model stays as it is.",
+                settings.target,
+                blocks_in_words(&plan.learning)
+            ));
+        }
+        notes
+    }
+
+    fn print(&self, compute: DType) {
+        let Prepared { settings, plan, data, config, layers, .. } = self;
+        for note in self.notes() {
+            println!("note: {note}");
+        }
+        let groups: Vec<String> = data.groups.iter().map(|(name, g)| format!("{name} {}", g.len())).collect();
+        println!("pairs: {}", groups.join(", "));
+        let tokens = largest_batch(data.train(), settings.batch);
+        let memory = plan.memory(settings, config, compute, tokens, data.train().tokens());
+        let layers: Vec<String> = layers.iter().map(ToString::to_string).collect();
+        println!(
+            "plan: {} trains {} parameters for {} steps; reads {} of {} blocks, scores at {}",
+            summary::arm(settings),
+            indicatif::HumanCount(plan.parameters as u64),
+            total_steps(data.train().len(), settings),
+            plan.parts.blocks,
+            config.layers,
+            layers.join(" and ")
+        );
+        println!(
+            "memory: weights {}, gradients and optimizer {}, activations of up to {tokens} tokens {}, prefix {}; {} in all",
+            common::bytes(memory.weights),
+            common::bytes(memory.learning),
+            common::bytes(memory.activations),
+            common::bytes(memory.prefix),
+            common::bytes(memory.total())
+        );
+    }
+
+    /// `config.json` of the run.
+    fn record(&self, device: &Device) -> Result<serde_json::Value> {
+        Ok(serde_json::json!({
+            "kiungo": env!("CARGO_PKG_VERSION"),
+            "device": common::device_in_words(device),
+            "model": self.sources.model,
+            "settings": serde_json::to_value(&self.settings).context("settings")?,
+            "layers": self.layers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "data": self.sources.checksums()?,
+        }))
+    }
+
+    fn load(&self, compute: DType, device: &Device) -> Result<Model> {
+        let bar = common::progress(1 + self.plan.parts.blocks * 9, "loading");
+        let positions = self.data.longest().min(self.settings.max_length);
+        let Prepared { checkpoint, config, plan, settings, .. } = self;
+        let options = Options { parts: plan.parts, base: settings.base, compute, device, positions };
+        let model = load(checkpoint, config, options, |_| bar.inc(1))?;
+        bar.finish_and_clear();
+        Ok(model)
+    }
+}
+
+impl Data {
+    fn train(&self) -> &Group {
+        &self.groups[0].1
+    }
+}
