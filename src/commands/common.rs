@@ -53,7 +53,7 @@ pub fn open_device(choice: DeviceChoice) -> Result<Device, DeviceError> {
                 Ok(device)
             }
             Err(why) => {
-                eprintln!("device: {} ({why})", device_in_words(&Device::Cpu));
+                eprintln!("device: {}; no GPU is used: {why}", device_in_words(&Device::Cpu));
                 Ok(Device::Cpu)
             }
         },

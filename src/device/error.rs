@@ -5,7 +5,7 @@ use super::DType;
 pub enum DeviceError {
     /// This build has no CUDA kernels in it.
     #[error(
-        "this build has no CUDA kernels (nvcc was not found when it was built). Install CUDA 13.0's nvcc, or set NVCC, and build again"
+        "this build has no CUDA kernels: nvcc was not found when it was built. Install CUDA 13.0's nvcc, or set NVCC, and build again"
     )]
     NoKernels,
     /// There is no driver, or no device.

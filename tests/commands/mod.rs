@@ -1,1 +1,3 @@
+mod errors;
+mod round_trip;
 mod smollm2;
