@@ -3,7 +3,7 @@
 //!
 //! The house, from the top: [`commands`] parse, call and print; [`training`], [`retrieval`] and [`report`] do the
 //! work; [`llama`] is the model; [`ops`] are its operations, one file each; [`device`] is memory and launches.
-//! [`formats`] stands beside `llama` and reads and writes files. Arrows point down only.
+//! [`formats`] reads and writes files, and makes models of them. Arrows point down only.
 #![warn(missing_docs)]
 
 pub mod commands;

@@ -3,11 +3,10 @@
 use super::common::{self, Compute, DeviceChoice};
 use super::inputs::{self, Encoding};
 use crate::formats::kiungo_json::{self, Record};
-use crate::formats::peft;
 use crate::formats::safetensors::Checkpoint;
 use crate::formats::tokenizer::{Bos, Tokenizer};
+use crate::formats::weights::{Options, load};
 use crate::llama::config::Config;
-use crate::llama::load::{Options, load};
 use crate::llama::model::Base;
 use crate::llama::{Layer, Parts};
 use crate::ops::pooling::Pooling;
@@ -117,7 +116,7 @@ impl Eval {
                 if let Some(record) = record {
                     record.check_base(&checkpoint, folder)?;
                 }
-                Some(inputs::adapters(&peft::Adapter::open(folder, &config)?, &device)?)
+                Some(inputs::adapters(folder, &config, &device)?)
             }
             None => None,
         };

@@ -78,8 +78,13 @@ pub fn check_layers(layers: &[Layer], config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// A PEFT adapter as tensors on a device.
-pub fn adapters(adapter: &peft::Adapter, device: &Device) -> Result<Adapters> {
+/// A PEFT adapter as tensors on a device. Settings that this version does not know are named.
+pub fn adapters(folder: &Path, config: &Config, device: &Device) -> Result<Adapters> {
+    let adapter = peft::Adapter::open(folder, config)?;
+    if !adapter.config.unknown.is_empty() {
+        let (folder, unknown) = (folder.display(), adapter.config.unknown.join(", "));
+        eprintln!("note: {folder}: settings of a newer PEFT are ignored: {unknown}");
+    }
     let mut blocks: BTreeMap<usize, BlockAdapters> = BTreeMap::new();
     for (&(block, projection), factors) in &adapter.factors {
         let rank = adapter.config.rank;

@@ -12,3 +12,4 @@ pub mod safetensors;
 pub mod squad;
 pub mod text;
 pub mod tokenizer;
+pub mod weights;

@@ -68,38 +68,22 @@ impl Activations {
 
     /// Uses the first `tokens` rows of every buffer.
     pub fn set_tokens(&mut self, tokens: usize) -> Result<(), DeviceError> {
-        let Activations {
-            input_inv_rms,
-            attention_input,
-            q,
-            k,
-            v,
-            log_sum_exp,
-            attended,
-            middle,
-            middle_inv_rms,
-            mlp_input,
-            gate,
-            up,
-            gated,
-            low_rank,
-        } = self;
         let buffers = [
-            input_inv_rms,
-            attention_input,
-            q,
-            k,
-            v,
-            log_sum_exp,
-            attended,
-            middle,
-            middle_inv_rms,
-            mlp_input,
-            gate,
-            up,
-            gated,
+            &mut self.input_inv_rms,
+            &mut self.attention_input,
+            &mut self.q,
+            &mut self.k,
+            &mut self.v,
+            &mut self.log_sum_exp,
+            &mut self.attended,
+            &mut self.middle,
+            &mut self.middle_inv_rms,
+            &mut self.mlp_input,
+            &mut self.gate,
+            &mut self.up,
+            &mut self.gated,
         ];
-        buffers.into_iter().chain(low_rank.iter_mut().map(|(_, t)| t)).try_for_each(|t| t.set_rows(tokens))
+        buffers.into_iter().chain(self.low_rank.iter_mut().map(|(_, t)| t)).try_for_each(|t| t.set_rows(tokens))
     }
 
     /// What a linear layer reads.

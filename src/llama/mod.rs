@@ -10,10 +10,9 @@ pub mod config;
 pub mod encode;
 pub mod forward;
 mod layer;
-pub mod load;
 pub mod model;
 mod projections;
 
 pub use layer::Layer;
-pub use load::Parts;
+pub use model::Parts;
 pub use projections::PerProjection;

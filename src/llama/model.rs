@@ -36,6 +36,17 @@ impl Base {
 
 crate::words! { Base: "base precision" { F32 = "f32", Bf16 = "bf16", Nf4 = "nf4", Nf4Double = "nf4-double" } }
 
+/// The parts of a model that are read. The embedding always is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// Blocks, from the bottom.
+    pub blocks: usize,
+    /// Whether the final norm is.
+    pub final_norm: bool,
+    /// Whether the head is, where it is not tied to the embedding.
+    pub head: bool,
+}
+
 /// A block's weights.
 pub struct Block {
     /// Weight of the norm before attention, `[hidden]` f32.

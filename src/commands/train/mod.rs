@@ -9,12 +9,11 @@ pub use args::Train;
 use super::common::{self, Compute};
 use super::inputs::{self, Encoding};
 use crate::device::{DType, Device};
-use crate::formats::peft;
 use crate::formats::safetensors::Checkpoint;
 use crate::formats::tokenizer::Tokenizer;
+use crate::formats::weights::{Options, load};
 use crate::llama::Layer;
 use crate::llama::config::Config;
-use crate::llama::load::{Options, load};
 use crate::llama::model::Model;
 use crate::training::batch::{Group, Translations, largest_batch};
 use crate::training::learner::{Learner, LoraLearner};
@@ -130,7 +129,7 @@ impl Train {
         if settings.method == Method::Full {
             bail!("--init starts from an adapter, and --method full has none");
         }
-        let adapters = inputs::adapters(&peft::Adapter::open(init, config)?, &model.device)?;
+        let adapters = inputs::adapters(init, config, &model.device)?;
         Ok(Learner::Lora(LoraLearner::new(adapters, plan, config, &model.device)?))
     }
 

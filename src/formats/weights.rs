@@ -1,25 +1,14 @@
 //! Reading a model's weights: only those that a plan needs, converted or quantised as they are read.
 
-use super::PerProjection;
-use super::config::{Config, Projection};
-use super::model::{Base, Block, Model, names};
+use super::nf4;
+use super::safetensors::{Checkpoint, CheckpointError};
 use crate::device::{DType, Device, DeviceError, Tensor};
-use crate::formats::nf4;
-use crate::formats::safetensors::{Checkpoint, CheckpointError};
+use crate::llama::PerProjection;
+use crate::llama::config::{Config, Projection};
+use crate::llama::model::{Base, Block, Model, Parts, names};
 use crate::ops::OpError;
 use crate::ops::linear::Weight;
 use crate::ops::nf4::Nf4Tensor;
-
-/// The parts of a model that are read. The embedding always is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Parts {
-    /// Blocks, from the bottom.
-    pub blocks: usize,
-    /// Whether the final norm is.
-    pub final_norm: bool,
-    /// Whether the head is, where it is not tied to the embedding.
-    pub head: bool,
-}
 
 /// Why a model could not be read.
 #[derive(Debug, thiserror::Error)]
