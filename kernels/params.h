@@ -227,4 +227,34 @@ typedef struct TripletGivenParams {
     uint32_t unused;
 } TripletGivenParams;
 
+/* attention.cu, one warp a token and head */
+typedef struct AttentionParams {
+    uint64_t q;          /* T [tokens, query_heads, dim], as o, d_o and dq */
+    uint64_t k;          /* T [tokens, key_value_heads, dim], as v, dk and dv */
+    uint64_t v;
+    uint64_t o;
+    uint64_t lse;        /* float [tokens, query_heads] */
+    uint64_t positions;  /* uint32 [tokens] */
+    uint64_t d_o;        /* backward, as all below */
+    uint64_t dq;
+    uint64_t dk;
+    uint64_t dv;
+    uint64_t delta;      /* float [tokens, query_heads], written with dq, read with dk and dv */
+    uint32_t tokens;
+    uint32_t query_heads;
+    uint32_t key_value_heads;
+    uint32_t dim;
+    float scale;
+    uint32_t unused;
+} AttentionParams;
+
+/* similarity.cu, one block a row */
+typedef struct TopKParams {
+    uint64_t similarity;  /* float [rows, candidates] */
+    uint64_t scores;      /* float [rows, k] */
+    uint64_t indices;     /* uint32 [rows, k] */
+    uint32_t candidates;
+    uint32_t k;
+} TopKParams;
+
 #endif

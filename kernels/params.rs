@@ -218,3 +218,33 @@ pub struct TripletGivenParams {
     pub margin: f32,
     pub unused: u32,
 }
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct AttentionParams {
+    pub q: u64,
+    pub k: u64,
+    pub v: u64,
+    pub o: u64,
+    pub lse: u64,
+    pub positions: u64,
+    pub d_o: u64,
+    pub dq: u64,
+    pub dk: u64,
+    pub dv: u64,
+    pub delta: u64,
+    pub tokens: u32,
+    pub query_heads: u32,
+    pub key_value_heads: u32,
+    pub dim: u32,
+    pub scale: f32,
+    pub unused: u32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct TopKParams {
+    pub similarity: u64,
+    pub scores: u64,
+    pub indices: u64,
+    pub candidates: u32,
+    pub k: u32,
+}

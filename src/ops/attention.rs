@@ -7,6 +7,7 @@
 use super::Result;
 use super::check::{Allowed, Check, F32, FLOAT};
 use super::float::with_float;
+use super::params::AttentionParams;
 use super::sequences::Sequences;
 use crate::device::{Device, Tensor};
 
@@ -63,7 +64,12 @@ pub fn forward(
     match check.device() {
         Device::Cpu => with_float!(q.dtype(), T => cpu::forward::<T>(
             q.as_slice()?, k.as_slice()?, v.as_slice()?, sequences, heads, o.as_mut_slice()?, lse.as_mut_slice()?)),
-        Device::Cuda(_) => check.no_kernel("any type")?,
+        Device::Cuda(gpu) => {
+            let params = cuda::params([q, k, v, o, lse], sequences, heads)?;
+            for launch in cuda::forward(&check, q.dtype(), params)? {
+                gpu.launch(&launch)?;
+            }
+        }
     }
     Ok(())
 }
@@ -112,7 +118,19 @@ pub fn backward(
             cpu::backward::<T>(d_o.as_slice()?, q.as_slice()?, k.as_slice()?, v.as_slice()?, lse, delta,
                 sequences, heads, dq.as_mut_slice()?, dk.as_mut_slice()?, dv.as_mut_slice()?);
         }),
-        Device::Cuda(_) => check.no_kernel("any type")?,
+        Device::Cuda(gpu) => {
+            let params = AttentionParams {
+                d_o: d_o.address()?,
+                dq: dq.address()?,
+                dk: dk.address()?,
+                dv: dv.address()?,
+                delta: delta.address()?,
+                ..cuda::params([q, k, v, o, lse], sequences, heads)?
+            };
+            for launch in cuda::backward(&check, q.dtype(), params)? {
+                gpu.launch(&launch)?;
+            }
+        }
     }
     Ok(())
 }
@@ -393,5 +411,70 @@ pub mod cpu {
             scratch.resize(n, 0.0);
         }
         &mut scratch[..n]
+    }
+}
+
+mod cuda {
+    use super::{AttentionParams, Heads, Sequences};
+    use crate::device::{DType, Launch, Tensor};
+    use crate::ops::Result;
+    use crate::ops::check::Check;
+
+    const THREADS: u32 = 128;
+
+    pub fn params([q, k, v, o, lse]: [&Tensor; 5], sequences: &Sequences, heads: Heads) -> Result<AttentionParams> {
+        Ok(AttentionParams {
+            q: q.address()?,
+            k: k.address()?,
+            v: v.address()?,
+            o: o.address()?,
+            lse: lse.address()?,
+            positions: sequences.positions().address()?,
+            tokens: q.rows() as u32,
+            query_heads: heads.query as u32,
+            key_value_heads: heads.key_value as u32,
+            dim: heads.dim as u32,
+            scale: 1.0 / (heads.dim as f32).sqrt(),
+            ..Default::default()
+        })
+    }
+
+    /// The kernels of a family, for heads of at most 32, 64, 128 and 256 features.
+    macro_rules! kernels {
+        ($family:literal, $dtype:literal) => {
+            [
+                concat!("attention_", $family, "_", $dtype, "_32"),
+                concat!("attention_", $family, "_", $dtype, "_64"),
+                concat!("attention_", $family, "_", $dtype, "_128"),
+                concat!("attention_", $family, "_", $dtype, "_256"),
+            ]
+        };
+    }
+
+    pub fn forward(check: &Check, dtype: DType, params: AttentionParams) -> Result<[Launch; 1]> {
+        let kernels = if dtype == DType::Bf16 { kernels!("forward", "bf16") } else { kernels!("forward", "f32") };
+        Ok([launch(check, kernels, params.query_heads, params)?])
+    }
+
+    /// Gradients of the queries first: they leave delta for those of the keys and values.
+    pub fn backward(check: &Check, dtype: DType, params: AttentionParams) -> Result<[Launch; 2]> {
+        let bf16 = dtype == DType::Bf16;
+        let dq = if bf16 { kernels!("dq", "bf16") } else { kernels!("dq", "f32") };
+        let dkv = if bf16 { kernels!("dkv", "bf16") } else { kernels!("dkv", "f32") };
+        Ok([launch(check, dq, params.query_heads, params)?, launch(check, dkv, params.key_value_heads, params)?])
+    }
+
+    /// One warp for each head of each token.
+    fn launch(check: &Check, kernels: [&'static str; 4], heads: u32, params: AttentionParams) -> Result<Launch> {
+        let kernel = match params.dim {
+            0..=32 => kernels[0],
+            33..=64 => kernels[1],
+            65..=128 => kernels[2],
+            129..=256 => kernels[3],
+            dim => return check.no_kernel(format!("heads of {dim} features, more than 256")),
+        };
+        let warps = u64::from(params.tokens) * u64::from(heads);
+        let blocks = warps.div_ceil(u64::from(THREADS / 32)) as u32;
+        Ok(Launch::new("attention", kernel, [blocks, 1, 1], THREADS, params))
     }
 }

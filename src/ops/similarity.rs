@@ -2,7 +2,8 @@
 
 use super::check::{Check, F32, U32};
 use super::gemm::{Layout, gemm};
-use crate::device::{Device, Tensor};
+use super::params::TopKParams;
+use crate::device::{Device, Launch, Tensor};
 
 /// `similarity[i, j] = queries[i, :] . candidates[j, :]`, the cosine if the rows have length 1.
 ///
@@ -32,7 +33,17 @@ pub fn top_k(similarity: &Tensor, k: usize, scores: &mut Tensor, indices: &mut T
             let (scores, indices) = (scores.as_mut_slice()?, indices.as_mut_slice()?);
             cpu::top_k(candidates, similarity.as_slice()?, k, scores, indices);
         }
-        Device::Cuda(_) => check.no_kernel("any type")?,
+        Device::Cuda(gpu) if queries > 0 => {
+            let params = TopKParams {
+                similarity: similarity.address()?,
+                scores: scores.address()?,
+                indices: indices.address()?,
+                candidates: candidates as u32,
+                k: k as u32,
+            };
+            gpu.launch(&Launch::new("similarity", "similarity_top_k", [queries as u32, 1, 1], 256, params))?
+        }
+        Device::Cuda(_) => {}
     }
     Ok(())
 }

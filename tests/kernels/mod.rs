@@ -1,6 +1,7 @@
 //! Each op's CUDA face against its CPU face: the kernel sources on the emulator, and on a GPU where there is one.
 
 mod adamw;
+mod attention;
 mod cosine;
 mod embedding;
 mod gemm;
@@ -13,6 +14,7 @@ mod residual;
 mod rmsnorm;
 mod rope;
 mod sass;
+mod similarity;
 mod swiglu;
 
 use crate::support::{assert_as_good, assert_close, gpus, widen};
