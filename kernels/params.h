@@ -135,6 +135,20 @@ typedef struct ResidualParams {
     uint64_t count;
 } ResidualParams;
 
+/* clip.cu: one block sums; eight elements a thread scale */
+typedef struct SquaredNormParams {
+    uint64_t gradient;  /* float [count] */
+    uint64_t total;     /* float [1], added to */
+    uint64_t count;
+} SquaredNormParams;
+
+typedef struct ScaleParams {
+    uint64_t x;  /* float [count] */
+    uint64_t count;
+    float factor;
+    uint32_t zero;
+} ScaleParams;
+
 /* rope.cu, one block a token */
 typedef struct RopeParams {
     uint64_t x;          /* T [tokens, columns] */

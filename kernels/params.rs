@@ -131,6 +131,21 @@ pub struct ResidualParams {
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct SquaredNormParams {
+    pub gradient: u64,
+    pub total: u64,
+    pub count: u64,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct ScaleParams {
+    pub x: u64,
+    pub count: u64,
+    pub factor: f32,
+    pub zero: u32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
 pub struct RopeParams {
     pub x: u64,
     pub positions: u64,

@@ -20,7 +20,7 @@ pub fn add_squared_norm(gradient: &Tensor, total: &mut Tensor) -> super::Result 
             total[0] += sum;
             Ok(())
         }
-        Device::Cuda(_) => check.no_kernel("any type"),
+        Device::Cuda(gpu) => Ok(gpu.launch(&cuda::add_squared_norm(gradient, total)?)?),
     }
 }
 
@@ -35,7 +35,8 @@ pub fn scale(gradient: &mut Tensor, factor: f32) -> super::Result {
             cpu::scale(gradient.as_mut_slice()?, factor);
             Ok(())
         }
-        Device::Cuda(_) => check.no_kernel("any type"),
+        Device::Cuda(gpu) if !gradient.is_empty() => Ok(gpu.launch(&cuda::scale(gradient, factor)?)?),
+        Device::Cuda(_) => Ok(()),
     }
 }
 
@@ -55,5 +56,27 @@ pub mod cpu {
     /// See [`super::scale`].
     pub fn scale(x: &mut [f32], factor: f32) {
         x.par_chunks_mut(CHUNK).flatten().for_each(|v| *v *= factor);
+    }
+}
+
+mod cuda {
+    use crate::device::{Launch, Tensor};
+    use crate::ops::Result;
+    use crate::ops::launch::eight_a_thread;
+    use crate::ops::params::{ScaleParams, SquaredNormParams};
+
+    /// Threads of the one block that sums.
+    const THREADS: u32 = 1024;
+
+    pub fn add_squared_norm(gradient: &Tensor, total: &Tensor) -> Result<Launch> {
+        let (address, total) = (gradient.address()?, total.address()?);
+        let params = SquaredNormParams { gradient: address, total, count: gradient.len() as u64 };
+        Ok(Launch::new("clip", "clip_add_squared_norm", [1, 1, 1], THREADS, params))
+    }
+
+    pub fn scale(gradient: &Tensor, factor: f32) -> Result<Launch> {
+        let count = gradient.len();
+        let params = ScaleParams { x: gradient.address()?, count: count as u64, factor, zero: 0 };
+        Ok(eight_a_thread("clip", "clip_scale", count, params))
     }
 }

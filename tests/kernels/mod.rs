@@ -1,6 +1,7 @@
 //! Each op's CUDA face against its CPU face: the kernel sources on the emulator, and on a GPU where there is one.
 
 mod adamw;
+mod clip;
 mod attention;
 mod cosine;
 mod embedding;

@@ -1,5 +1,6 @@
 mod adamw;
 mod attention;
+mod clip;
 mod cosine;
 mod cross_entropy;
 mod embedding;

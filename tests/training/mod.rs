@@ -1,4 +1,5 @@
 mod builtin;
+mod gpu;
 mod peer_losses;
 mod plan;
 mod run;

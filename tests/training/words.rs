@@ -20,7 +20,7 @@ use kiungo::training::step::Trainer;
 const BOUND: f64 = 1e-5;
 const PAIRS: usize = 4;
 
-fn group(golden: &Golden) -> Group {
+pub fn group(golden: &Golden) -> Group {
     let lengths = golden.integers("lengths");
     let rows = golden.get("input_ids").chunks(golden.shape("input_ids")[1]).zip(&lengths);
     let mut texts: Vec<Vec<u32>> = rows.map(|(r, &n)| r[..n as usize].iter().map(|&id| id as u32).collect()).collect();
@@ -29,7 +29,8 @@ fn group(golden: &Golden) -> Group {
     Group { pairs: (0..PAIRS).map(pair).collect(), sources: texts, targets }
 }
 
-fn setup(method: Method) -> (Settings, Plan, Model) {
+/// tiny-llama with adapters in, or all weights of, blocks 0 and 1.
+pub fn setup(device: &Device, compute: DType, method: Method) -> (Settings, Plan, Model) {
     let folder = path("golden/tiny-llama");
     let config = Config::open(&folder).unwrap();
     let mut settings = Settings::preset(Preset::Clean, method, &config);
@@ -39,7 +40,7 @@ fn setup(method: Method) -> (Settings, Plan, Model) {
     let model = load(
         &checkpoint,
         &config,
-        Options { parts: plan.parts, base: settings.base, compute: DType::F32, device: &Device::Cpu, positions: 64 },
+        Options { parts: plan.parts, base: settings.base, compute, device, positions: 64 },
         |_| {},
     )
     .unwrap();
@@ -62,7 +63,7 @@ fn module(block: usize, projection: kiungo::llama::config::Projection) -> String
 #[test]
 fn lora_gradients_of_a_word_batch_match_float64() {
     let golden = Golden::open("words.safetensors");
-    let (settings, plan, model) = setup(Method::Lora);
+    let (settings, plan, model) = setup(&Device::Cpu, DType::F32, Method::Lora);
     let adapters = adapters(&golden, &plan);
     let learner = LoraLearner::new(adapters, &plan, &model.config, &Device::Cpu).unwrap();
     let group = group(&golden);
@@ -82,7 +83,7 @@ fn lora_gradients_of_a_word_batch_match_float64() {
 #[test]
 fn full_gradients_of_a_word_batch_match_float64() {
     let golden = Golden::open("words.safetensors");
-    let (settings, plan, model) = setup(Method::Full);
+    let (settings, plan, model) = setup(&Device::Cpu, DType::F32, Method::Full);
     let group = group(&golden);
     let translations = Translations::new(&group.pairs);
     let mut trainer = Trainer::new(model, &settings, &plan, &group, translations).unwrap();
