@@ -1,8 +1,8 @@
 //! Each op's CUDA face against its CPU face: the kernel sources on the emulator, and on a GPU where there is one.
 
 mod adamw;
-mod clip;
 mod attention;
+mod clip;
 mod cosine;
 mod embedding;
 mod gemm;
