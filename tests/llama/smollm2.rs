@@ -2,7 +2,7 @@
 //! made by `scripts/make-smollm2`.
 
 use crate::support::Golden;
-use crate::support::{assert_close, path};
+use crate::support::{assert_close, path, smollm2};
 use kiungo::device::{DType, Device, Tensor};
 use kiungo::formats::safetensors::Checkpoint;
 use kiungo::formats::weights::{Options, load};
@@ -11,16 +11,6 @@ use kiungo::llama::encode::Encoder;
 use kiungo::llama::model::{Base, Model};
 use kiungo::llama::{Layer, Parts};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-
-/// The model's folder, or None with a word about it.
-pub fn folder() -> Option<PathBuf> {
-    let folder = std::env::var_os("KIUNGO_SMOLLM2").map(PathBuf::from);
-    if folder.is_none() {
-        println!("skipped: KIUNGO_SMOLLM2 names no model folder (scripts/make-smollm2 makes one)");
-    }
-    folder
-}
 
 /// The model in f32, or the part of it that is asked for.
 pub fn open(folder: &std::path::Path, blocks: Option<usize>) -> Model {
@@ -38,7 +28,7 @@ pub fn open(folder: &std::path::Path, blocks: Option<usize>) -> Model {
 
 #[test]
 fn hidden_states_of_all_layers_match_transformers() {
-    let Some(folder) = folder() else { return };
+    let Some(folder) = smollm2() else { return };
     let model = open(&folder, None);
     assert!(path("golden/smollm2_hidden.safetensors").exists());
     let golden = Golden::open("smollm2_hidden.safetensors");

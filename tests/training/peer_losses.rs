@@ -35,7 +35,7 @@ fn adapters(folder: &str, config: &Config) -> Adapters {
 }
 
 fn check(name: &str, preset: Preset, method: Method) {
-    let Some(folder) = smollm2::folder() else { return };
+    let Some(folder) = crate::support::smollm2() else { return };
     let config = Config::open(&folder).unwrap();
     let golden: serde_json::Value =
         serde_json::from_slice(&std::fs::read(path("golden/peer_losses.json")).unwrap()).unwrap();

@@ -7,6 +7,7 @@ use crate::llama::config::{Config, Projections};
 use crate::llama::model::Base;
 use crate::ops::infonce::Direction;
 use crate::ops::pooling::Pooling;
+use crate::training::builtin;
 use crate::training::settings::{Decay, Loss, Method, Preset, Settings};
 use clap::Args;
 use std::path::PathBuf;
@@ -68,7 +69,7 @@ pub struct Train {
     /// Who looks for a partner: both sides, or forward, the source alone [clean: both, paper: forward]
     #[arg(long, value_name = "NAME")]
     pub direction: Option<Direction>,
-    /// Times that each pair is seen [clean: 20, paper: 5]
+    /// Times that each pair is seen [clean: 20, with the built-in model 60; paper: 5]
     #[arg(long, value_name = "N")]
     pub epochs: Option<usize>,
     /// Pairs a step [clean: 64, paper: 8]
@@ -199,6 +200,9 @@ impl Train {
         set(&mut s.temperature, &self.temperature);
         set(&mut s.margin, &self.margin);
         set(&mut s.direction, &self.direction);
+        if self.model.is_none() && self.preset == Preset::Clean {
+            s.epochs = builtin::EPOCHS;
+        }
         set(&mut s.epochs, &self.epochs);
         set(&mut s.batch, &self.batch);
         set(&mut s.learning_rate, &self.lr);

@@ -49,7 +49,7 @@ impl Sources {
         }
         if args.pairs.is_none() {
             notes.push(
-                "The pairs are the 300 Swahili-English words that are built in; pass --pairs FILE for others.".into(),
+                "The pairs are the 310 Swahili-English words that are built in; pass --pairs FILE for others.".into(),
             );
         }
         let xquad = args.xquad.clone().or(args.model.is_none().then_some(built_in.xquad));
