@@ -29,13 +29,6 @@ pub enum Work {
     Bytes(f64),
 }
 
-/// Another library's time for the same work.
-#[derive(Clone, Copy)]
-pub struct Peer {
-    pub name: &'static str,
-    pub ms: f64,
-}
-
 /// One line of the table.
 #[derive(Serialize)]
 pub struct Row {
@@ -95,7 +88,6 @@ impl Bench {
         variant: impl Into<String>,
         shape: Shape,
         work: Work,
-        peer: Option<Peer>,
         mut run: impl FnMut() -> kiungo::ops::Result,
     ) -> anyhow::Result<()> {
         let mut times = Vec::with_capacity(RUNS);
@@ -120,7 +112,6 @@ impl Bench {
                 (None, Some(tb_s), ceiling.map(|c| tb_s / c.tb_s))
             }
         };
-        let peer = peer.filter(|_| self.gpu.name().contains("H100"));
         self.rows.push(Row {
             op,
             variant: variant.into(),
@@ -129,9 +120,9 @@ impl Bench {
             tflops,
             tb_s,
             ceiling_fraction,
-            peer: peer.map(|p| p.name),
-            peer_ms: peer.map(|p| p.ms),
-            ratio: peer.map(|p| p.ms / ms),
+            peer: None,
+            peer_ms: None,
+            ratio: None,
             device: self.gpu.name().to_string(),
             date: today(),
         });

@@ -31,11 +31,10 @@ fn layer(bench: &mut Bench, name: &str, [tokens, outputs, inputs]: [usize; 3]) -
         let factors = Factors { a: &a, b: &b, scale: 2.0, dropout };
         // Forward reads x and y and writes y; backward reads dy and x, and reads and writes dx.
         let work = Work::Bytes(x_bytes + 2.0 * y_bytes);
-        bench.run("lora", format!("{name} fwd{suffix}"), shape, work, None, || {
-            lora::forward(&x, &factors, &mut s, &mut y)
-        })?;
+        bench
+            .run("lora", format!("{name} fwd{suffix}"), shape, work, || lora::forward(&x, &factors, &mut s, &mut y))?;
         let work = Work::Bytes(y_bytes + 3.0 * x_bytes);
-        bench.run("lora", format!("{name} bwd{suffix}"), shape, work, None, || {
+        bench.run("lora", format!("{name} bwd{suffix}"), shape, work, || {
             lora::backward(&dy, &x, &s, &factors, &mut ds, &mut da, &mut db, Some(&mut dx))
         })?;
     }

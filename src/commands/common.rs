@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Where to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The CPU, with a word about the GPU.
+    /// The first GPU, or the CPU with a word about why.
     Auto,
     /// The CPU.
     Cpu,
@@ -47,15 +47,16 @@ pub fn open_device(choice: DeviceChoice) -> Result<Device, DeviceError> {
             eprintln!("device: {device}");
             Ok(device)
         }
-        // The kernels agree with the CPU on the tests' emulator; no GPU has run them yet. Until one has, the user decides.
-        DeviceChoice::Auto => {
-            let why = match Device::cuda(0) {
-                Ok(gpu) => format!("the kernels have not been run on a GPU yet; --device cuda uses {gpu}"),
-                Err(why) => why.to_string(),
-            };
-            eprintln!("device: {}; no GPU is used: {why}", device_in_words(&Device::Cpu));
-            Ok(Device::Cpu)
-        }
+        DeviceChoice::Auto => match Device::cuda(0) {
+            Ok(device) => {
+                eprintln!("device: {device}");
+                Ok(device)
+            }
+            Err(why) => {
+                eprintln!("device: {}; no GPU is used: {why}", device_in_words(&Device::Cpu));
+                Ok(Device::Cpu)
+            }
+        },
     }
 }
 

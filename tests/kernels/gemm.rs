@@ -40,10 +40,13 @@ fn check(case: Case, devices: &[Device]) {
         c.to_f32().unwrap()
     };
     let textbook = run(&Device::Cpu);
+    // Tensor cores cut off bits where they add products up, which a bf16 result hides and an f32 one shows: seen on an
+    // H100 with k = 520, 4.9e-7 where sums rounded to f32 give 1.1e-7.
+    let slack = if [at, bt, ct] == [BF16, BF16, F32] { 1e-6 } else { 1e-7 };
     for device in devices {
         let what = format!("{layout:?} {m}x{n}x{k} {at} {bt} {ct} accumulate {accumulate} on {device}");
         let found = run(device);
-        assert_as_good(&what, &found, &textbook, &exact, 1e-7);
+        assert_as_good(&what, &found, &textbook, &exact, slack);
         assert!(found == run(device), "{what}: a second run gave other bytes");
     }
 }
