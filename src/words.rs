@@ -3,8 +3,6 @@
 /// Gives an enum its words: `Display`, `FromStr` with an error that lists the choices, and serde as a string.
 ///
 /// `words! { Method: "method" { Lora = "lora", Full = "full" } }`
-#[macro_export]
-#[doc(hidden)]
 macro_rules! words {
     ($type:ident: $what:literal { $($variant:ident = $word:literal),+ $(,)? }) => {
         impl std::fmt::Display for $type {
@@ -26,18 +24,18 @@ macro_rules! words {
 
         impl serde::Serialize for $type {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+                $crate::words::as_word::serialize(self, serializer)
             }
         }
 
         impl<'de> serde::Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let word: String = serde::Deserialize::deserialize(deserializer)?;
-                word.parse().map_err(serde::de::Error::custom)
+                $crate::words::as_word::deserialize(deserializer)
             }
         }
     };
 }
+pub(crate) use words;
 
 /// `#[serde(with = "as_word")]`: a field that is written as its `Display` and read by its `FromStr`.
 pub(crate) mod as_word {

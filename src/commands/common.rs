@@ -13,7 +13,7 @@ pub enum DeviceChoice {
     /// The first GPU, or an error.
     Cuda,
 }
-crate::words! { DeviceChoice: "device" { Auto = "auto", Cpu = "cpu", Cuda = "cuda" } }
+crate::words::words! { DeviceChoice: "device" { Auto = "auto", Cpu = "cpu", Cuda = "cuda" } }
 
 /// Element type of activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum Compute {
     /// bfloat16, rounded once at the end of each op.
     Bf16,
 }
-crate::words! { Compute: "compute precision" { F32 = "f32", Bf16 = "bf16" } }
+crate::words::words! { Compute: "compute precision" { F32 = "f32", Bf16 = "bf16" } }
 
 impl Compute {
     /// The precision asked for, or a device's own: f32 on the CPU, bf16 on a GPU.

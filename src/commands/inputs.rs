@@ -1,18 +1,16 @@
 //! Files that commands read, turned into tokens and tensors, with what was dropped or cut said in notes.
 
-use crate::device::{Device, Tensor};
+use crate::device::Device;
 use crate::formats::pairs::Pair;
 use crate::formats::peft;
 use crate::formats::squad;
 use crate::formats::tokenizer::{Bos, Tokenizer, TokenizerError};
 use crate::llama::Layer;
-use crate::llama::PerProjection;
-use crate::llama::adapters::{Adapters, BlockAdapters, Lora};
+use crate::llama::adapters::Adapters;
 use crate::llama::config::Config;
 use crate::retrieval::questions::{Language, PIVOT};
 use crate::training::batch::Group;
 use anyhow::{Result, ensure};
-use std::collections::BTreeMap;
 use std::path::Path;
 
 /// How texts become tokens.
@@ -85,21 +83,5 @@ pub fn adapters(folder: &Path, config: &Config, device: &Device) -> Result<Adapt
         let (folder, unknown) = (folder.display(), adapter.config.unknown.join(", "));
         eprintln!("note: {folder}: settings of a newer PEFT are ignored: {unknown}");
     }
-    let mut blocks: BTreeMap<usize, BlockAdapters> = BTreeMap::new();
-    for (&(block, projection), factors) in &adapter.factors {
-        let rank = adapter.config.rank;
-        let lora = Lora {
-            a: Tensor::from_slice(device, &factors.a, &[rank, factors.a.len() / rank])?,
-            b: Tensor::from_slice(device, &factors.b, &[factors.b.len() / rank, rank])?,
-        };
-        blocks.entry(block).or_insert_with(none)[projection] = Some(lora);
-    }
-    Ok(Adapters { rank: adapter.config.rank, scale: adapter.config.scale(), blocks })
-}
-
-fn none() -> BlockAdapters {
-    match PerProjection::try_from_fn(|_| Ok::<_, std::convert::Infallible>(None)) {
-        Ok(none) => none,
-        Err(never) => match never {},
-    }
+    Ok(adapter.on_device(device)?)
 }

@@ -10,7 +10,8 @@ pub use config::AdapterConfig;
 
 use super::output::{self, OutputError};
 use super::safetensors::{Checkpoint, CheckpointError, TensorLayout, write_safetensors};
-use crate::device::DType;
+use crate::device::{DType, Device, DeviceError, Tensor};
+use crate::llama::adapters::{Adapters, BlockAdapters, Lora};
 use crate::llama::config::{Config, Projection};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,6 +109,20 @@ pub enum PeftError {
 }
 
 impl Adapter {
+    /// The factors as tensors on a device.
+    pub fn on_device(&self, device: &Device) -> Result<Adapters, DeviceError> {
+        let rank = self.config.rank;
+        let mut blocks: BTreeMap<usize, BlockAdapters> = BTreeMap::new();
+        for (&(block, projection), factors) in &self.factors {
+            let lora = Lora {
+                a: Tensor::from_slice(device, &factors.a, &[rank, factors.a.len() / rank])?,
+                b: Tensor::from_slice(device, &factors.b, &[factors.b.len() / rank, rank])?,
+            };
+            blocks.entry(block).or_default()[projection] = Some(lora);
+        }
+        Ok(Adapters { rank, scale: self.config.scale(), blocks })
+    }
+
     /// Reads the adapter in a folder, for a base model of the sizes in `base`.
     pub fn open(folder: &Path, base: &Config) -> Result<Adapter, PeftError> {
         let path = folder.join(CONFIG_FILE);

@@ -1,6 +1,7 @@
 //! Where in the model a state is read.
 
 use super::config::Config;
+use crate::words::as_word;
 
 /// A place in the model whose state can be read: after some number of blocks, or after the final norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,13 +45,12 @@ impl std::str::FromStr for Layer {
 
 impl serde::Serialize for Layer {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        as_word::serialize(self, serializer)
     }
 }
 
 impl<'de> serde::Deserialize<'de> for Layer {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let word: String = serde::Deserialize::deserialize(deserializer)?;
-        word.parse().map_err(serde::de::Error::custom)
+        as_word::deserialize(deserializer)
     }
 }

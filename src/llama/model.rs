@@ -34,7 +34,7 @@ impl Base {
     }
 }
 
-crate::words! { Base: "base precision" { F32 = "f32", Bf16 = "bf16", Nf4 = "nf4", Nf4Double = "nf4-double" } }
+crate::words::words! { Base: "base precision" { F32 = "f32", Bf16 = "bf16", Nf4 = "nf4", Nf4Double = "nf4-double" } }
 
 /// The parts of a model that are read. The embedding always is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ pub enum Method {
     /// All weights that the loss reaches.
     Full,
 }
-crate::words! { Method: "method" { Lora = "lora", Full = "full" } }
+crate::words::words! { Method: "method" { Lora = "lora", Full = "full" } }
 
 /// The loss on the embeddings of pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub enum Loss {
     /// Margin against the hardest negative of the batch, as arXiv 2506.15415 trains.
     Triplet,
 }
-crate::words! { Loss: "loss" { Infonce = "infonce", Triplet = "triplet" } }
+crate::words::words! { Loss: "loss" { Infonce = "infonce", Triplet = "triplet" } }
 
 /// How the learning rate moves after warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub enum Decay {
     /// Not at all.
     Constant,
 }
-crate::words! { Decay: "schedule" { Linear = "linear", Cosine = "cosine", Constant = "constant" } }
+crate::words::words! { Decay: "schedule" { Linear = "linear", Cosine = "cosine", Constant = "constant" } }
 
 /// A whole recipe to start from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub enum Preset {
     /// The recipe of arXiv 2506.15415, which collapses on the models measured.
     Paper,
 }
-crate::words! { Preset: "preset" { Clean = "clean", Paper = "paper" } }
+crate::words::words! { Preset: "preset" { Clean = "clean", Paper = "paper" } }
 
 /// Every choice of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]

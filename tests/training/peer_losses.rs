@@ -6,8 +6,6 @@ use kiungo::device::Device;
 use kiungo::formats::pairs;
 use kiungo::formats::peft;
 use kiungo::formats::tokenizer::Tokenizer;
-use kiungo::llama::PerProjection;
-use kiungo::llama::adapters::{Adapters, BlockAdapters, Lora};
 use kiungo::llama::config::Config;
 use kiungo::llama::model::Base;
 use kiungo::training::batch::{Group, Translations};
@@ -16,23 +14,9 @@ use kiungo::training::plan::Plan;
 use kiungo::training::run::{Event, Go, run};
 use kiungo::training::settings::{Method, Preset, Settings};
 use kiungo::training::step::Trainer;
-use std::collections::BTreeMap;
 
 const STEPS: usize = 100;
 const BOUND: f64 = 1e-3;
-
-fn adapters(folder: &str, config: &Config) -> Adapters {
-    let adapter = peft::Adapter::open(&path("golden").join(folder), config).unwrap();
-    let rank = adapter.config.rank;
-    let mut blocks: BTreeMap<usize, BlockAdapters> = BTreeMap::new();
-    for (&(block, projection), f) in &adapter.factors {
-        let tensor = |v: &[f32], shape: [usize; 2]| crate::support::tensor(v, &shape);
-        let lora = Lora { a: tensor(&f.a, [rank, f.a.len() / rank]), b: tensor(&f.b, [f.b.len() / rank, rank]) };
-        let entry = blocks.entry(block).or_insert_with(|| PerProjection::try_from_fn(|_| Ok::<_, ()>(None)).unwrap());
-        entry[projection] = Some(lora);
-    }
-    Adapters { rank, scale: adapter.config.scale(), blocks }
-}
 
 fn check(name: &str, preset: Preset, method: Method) {
     let Some(folder) = crate::support::smollm2() else { return };
@@ -57,7 +41,15 @@ fn check(name: &str, preset: Preset, method: Method) {
     };
     let model = smollm2::open(&folder, Some(plan.blocks));
     let learner = match golden["init"].as_str() {
-        Some(init) => Learner::Lora(LoraLearner::new(adapters(init, &config), &plan, &config, &Device::Cpu).unwrap()),
+        Some(init) => Learner::Lora(
+            LoraLearner::new(
+                peft::Adapter::open(&path("golden").join(init), &config).unwrap().on_device(&Device::Cpu).unwrap(),
+                &plan,
+                &config,
+                &Device::Cpu,
+            )
+            .unwrap(),
+        ),
         None => Learner::new(&plan, &settings, &model).unwrap(),
     };
     let translations = Translations::new(&group.pairs);

@@ -149,7 +149,7 @@ pub enum Switch {
     /// No.
     Off,
 }
-crate::words! { Switch: "switch" { On = "on", Off = "off" } }
+crate::words::words! { Switch: "switch" { On = "on", Off = "off" } }
 
 /// Blocks as a user writes them.
 #[derive(Clone, Debug, PartialEq, Eq)]
