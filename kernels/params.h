@@ -262,6 +262,20 @@ typedef struct AttentionParams {
     uint32_t unused;
 } AttentionParams;
 
+/* cross_entropy.cu: rows of logits, one block a row; the label of a token that is not counted */
+#define KIUNGO_IGNORE_LABEL 0xFFFFFFFFu
+typedef struct CrossEntropyParams {
+    uint64_t logits;   /* float [rows, vocab] of tokens first, first + 1, ..., in place: their gradient */
+    uint64_t labels;   /* uint32 [tokens] */
+    uint64_t counted;  /* double [1]: tokens that are counted, at least 1 */
+    uint64_t terms;    /* double [tokens] */
+    uint64_t loss;     /* float [1] */
+    uint32_t tokens;
+    uint32_t vocab;
+    uint32_t first;
+    uint32_t unused;
+} CrossEntropyParams;
+
 /* similarity.cu, one block a row */
 typedef struct TopKParams {
     uint64_t similarity;  /* float [rows, candidates] */

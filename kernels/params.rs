@@ -3,6 +3,7 @@ pub const KIUNGO_NF4_NESTED_BLOCK: u32 = 256;
 pub const KIUNGO_POOLING_MEAN: u32 = 0;
 pub const KIUNGO_POOLING_MEAN_NO_SINK: u32 = 1;
 pub const KIUNGO_POOLING_LAST: u32 = 2;
+pub const KIUNGO_IGNORE_LABEL: u32 = 4294967295;
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
 pub struct RmsnormForwardParams {
@@ -252,6 +253,19 @@ pub struct AttentionParams {
     pub key_value_heads: u32,
     pub dim: u32,
     pub scale: f32,
+    pub unused: u32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct CrossEntropyParams {
+    pub logits: u64,
+    pub labels: u64,
+    pub counted: u64,
+    pub terms: u64,
+    pub loss: u64,
+    pub tokens: u32,
+    pub vocab: u32,
+    pub first: u32,
     pub unused: u32,
 }
 #[repr(C)]

@@ -112,7 +112,7 @@ impl Host {
 struct Allocation {
     gpu: Gpu,
     address: u64,
-    /// Freed with the tensor; else part of the GPU's workspace.
+    /// Freed with the tensor; else borrowed.
     owned: bool,
 }
 
@@ -171,8 +171,15 @@ impl Tensor {
         let Device::Cuda(gpu) = device else { return Tensor::zeros(device, dtype, shape) };
         let n: usize = shape.iter().product();
         let address = gpu.workspace((n * dtype.size()).max(1))?;
+        Ok(Tensor::borrowed(gpu, address, dtype, shape))
+    }
+
+    /// Elements in memory that something else owns, and keeps until the launches that use it have ended: part of
+    /// another tensor, or of the workspace.
+    pub(crate) fn borrowed(gpu: &Gpu, address: u64, dtype: DType, shape: &[usize]) -> Tensor {
         let allocation = Allocation { gpu: gpu.clone(), address, owned: false };
-        Ok(Tensor { shape: shape.to_vec(), dtype, capacity: n, storage: Storage::Gpu(Arc::new(allocation)) })
+        let capacity = shape.iter().product();
+        Tensor { shape: shape.to_vec(), dtype, capacity, storage: Storage::Gpu(Arc::new(allocation)) }
     }
 
     /// Takes host data over (CPU), or copies it to the GPU.

@@ -29,6 +29,7 @@ impl Factors<'_> {
         check.dtype("a", self.a, F32)?;
         let (outputs, _) = check.matrix("b", self.b)?;
         check.tensor("b", self.b, &[outputs, rank], F32)?;
+        check.value(rank > 0, || "an adapter of rank 0 has no factors".into())?;
         if let Some(Dropout { probability, .. }) = self.dropout {
             let ok = (0.0..1.0).contains(&probability);
             check.value(ok, || format!("dropout is {probability}, expected a share below 1"))?;

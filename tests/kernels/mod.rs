@@ -4,6 +4,7 @@ mod adamw;
 mod attention;
 mod clip;
 mod cosine;
+mod cross_entropy;
 mod embedding;
 mod gemm;
 mod in_batch;
@@ -18,7 +19,7 @@ mod sass;
 mod similarity;
 mod swiglu;
 
-use crate::support::{assert_as_good, assert_close, gpus, widen};
+use crate::support::{assert_as_good, assert_close, fast_gpus, gpus, widen};
 use kiungo::device::{DType, Device, Tensor};
 
 /// Random data, put on a device and rounded to an activation type for each run of an op.
@@ -57,14 +58,28 @@ impl Run<'_> {
 /// CPU's f32: give data that bf16 holds exactly. A second run must give the same bytes.
 #[track_caller]
 fn compare(what: &str, bound: f64, op: impl Fn(&Run) -> Vec<Tensor>) {
+    compare_on(&gpus(), what, bound, op);
+}
+
+/// The same for shapes that only a GPU can run in a test's time: not the emulator, and not a GPU under a sanitizer.
+#[track_caller]
+fn compare_large(what: &str, bound: f64, op: impl Fn(&Run) -> Vec<Tensor>) {
+    compare_on(&fast_gpus(), what, bound, op);
+}
+
+#[track_caller]
+fn compare_on(gpus: &[Device], what: &str, bound: f64, op: impl Fn(&Run) -> Vec<Tensor>) {
+    if gpus.is_empty() {
+        return;
+    }
     let values = |device: &Device, dtype| -> Vec<Vec<f32>> {
         op(&Run { device, dtype }).iter().map(|t| t.to_f32().unwrap()).collect()
     };
     let (exact, textbook) = (values(&Device::Cpu, DType::F32), values(&Device::Cpu, DType::Bf16));
-    for gpu in gpus() {
+    for gpu in gpus {
         for dtype in [DType::F32, DType::Bf16] {
-            let found = values(&gpu, dtype);
-            let again = values(&gpu, dtype);
+            let found = values(gpu, dtype);
+            let again = values(gpu, dtype);
             for (i, found) in found.iter().enumerate() {
                 let what = format!("{what}, {dtype}, output {i} on {gpu}");
                 assert!(bits(found) == bits(&again[i]), "{what}: a second run gave other bytes");

@@ -116,3 +116,15 @@ fn wrong_shapes_are_named() {
     let error = lora::forward(&x, &factors, &mut s, &mut y).unwrap_err().to_string();
     assert_eq!(error, "lora: b has shape [4, 3], expected [4, 2]");
 }
+
+#[test]
+fn rank_0_is_refused() {
+    let (a, b) = (tensor(&[], &[0, 3]), tensor(&[], &[4, 0]));
+    let factors = Factors { a: &a, b: &b, scale: 1.0, dropout: None };
+    let (x, mut s, mut y) = (tensor(&[0.0; 3], &[1, 3]), tensor(&[], &[1, 0]), tensor(&[0.0; 4], &[1, 4]));
+    let forward = lora::forward(&x, &factors, &mut s, &mut y).unwrap_err().to_string();
+    assert_eq!(forward, "lora: an adapter of rank 0 has no factors");
+    let (mut ds, mut da, mut db) = (tensor(&[], &[1, 0]), tensor(&[], &[0, 3]), tensor(&[], &[4, 0]));
+    let backward = lora::backward(&y, &x, &s, &factors, &mut ds, &mut da, &mut db, None).unwrap_err().to_string();
+    assert_eq!(backward, "lora backward: an adapter of rank 0 has no factors");
+}

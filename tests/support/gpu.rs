@@ -26,6 +26,15 @@ pub fn gpus() -> Vec<Device> {
     emulator.into_iter().chain(gpu).collect()
 }
 
+/// Those that run large shapes in a test's time: the emulator does not, and a GPU does not under a sanitizer, where
+/// `KIUNGO_SANITIZER` is set.
+pub fn fast_gpus() -> Vec<Device> {
+    if std::env::var_os("KIUNGO_SANITIZER").is_some() {
+        return vec![];
+    }
+    gpus().into_iter().filter(|device| !is_emulator(device)).collect()
+}
+
 /// True for the emulator, which is slow: keep its shapes small.
 pub fn is_emulator(device: &Device) -> bool {
     matches!(device, Device::Cuda(gpu) if gpu.name() == "emulator")

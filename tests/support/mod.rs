@@ -5,7 +5,7 @@ mod golden;
 mod gpu;
 
 pub use golden::Golden;
-pub use gpu::{assert_as_good, gpus, is_emulator};
+pub use gpu::{assert_as_good, fast_gpus, gpus, is_emulator};
 use half::bf16;
 use kiungo::device::{DType, Device, Tensor};
 use rand::{Rng, SeedableRng, rngs::StdRng};
