@@ -15,3 +15,6 @@ pub mod report;
 pub mod retrieval;
 pub mod training;
 mod words;
+
+/// The version of cudarc whose streams and slices [`device`] takes.
+pub use cudarc;

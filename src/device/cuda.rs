@@ -1,4 +1,4 @@
-//! The CUDA driver as an [`Executor`]: one context, one stream, the kernels built into this binary.
+//! The CUDA driver as an [`Executor`]: a stream, its own or a caller's, and the kernels built into this binary.
 
 use super::{DeviceError, Executor, Launch};
 use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result, sys};
@@ -58,13 +58,69 @@ fn failed(call: impl Into<String>, e: impl std::fmt::Display) -> DeviceError {
     DeviceError::Driver { call: call.into(), message: e.to_string() }
 }
 
-/// One CUDA device with a stream of its own.
+/// A stream of a CUDA device, and the kernels that are loaded in its context.
 pub struct Driver {
     name: String,
     multiprocessors: u32,
     capability: u32,
-    context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
+    kernels: Arc<Kernels>,
+}
+
+impl Driver {
+    /// Opens device `ordinal` with a stream of its own, or says why it cannot be used.
+    pub fn new(ordinal: usize) -> Result<Driver, DeviceError> {
+        if !has_kernels() {
+            return Err(DeviceError::NoKernels);
+        }
+        let count = device_count()?;
+        if ordinal >= count {
+            return Err(DeviceError::NoDevice(format!("device {ordinal} was asked for, and there are {count}")));
+        }
+        let context = CudaContext::new(ordinal).map_err(|e| failed("cuCtxCreate", e))?;
+        Driver::on(context.new_stream().map_err(|e| failed("cuStreamCreate", e))?)
+    }
+
+    /// Runs kernels on a stream of the caller's, in order with the caller's own work there. Kernels are loaded into
+    /// the stream's context when they are first launched.
+    pub fn on(stream: Arc<CudaStream>) -> Result<Driver, DeviceError> {
+        if !has_kernels() {
+            return Err(DeviceError::NoKernels);
+        }
+        let driver = driver_version_number()?;
+        if driver < CUDA_VERSION {
+            return Err(DeviceError::OldDriver { found: version(driver), needed: "13.0" });
+        }
+        let context = stream.context();
+        let name = context.name().map_err(|e| failed("cuDeviceGetName", e))?;
+        let (major, minor) = context.compute_capability().map_err(|e| failed("cuDeviceGetAttribute", e))?;
+        if major < 8 {
+            return Err(DeviceError::OldCard { name, major, minor });
+        }
+        let multiprocessors = context
+            .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+            .map_err(|e| failed("cuDeviceGetAttribute", e))? as u32;
+        let kernels = Arc::new(Kernels::new(context.clone()));
+        Ok(Driver { name, multiprocessors, capability: (major * 10 + minor) as u32, stream, kernels })
+    }
+
+    /// Another stream of the same context, with the kernels that this one has loaded or will load.
+    pub fn beside(&self, stream: Arc<CudaStream>) -> Result<Driver, DeviceError> {
+        if !Arc::ptr_eq(stream.context(), self.stream.context()) {
+            return Err(DeviceError::OtherContext { what: "a stream" });
+        }
+        let Driver { multiprocessors, capability, .. } = *self;
+        Ok(Driver { name: self.name.clone(), multiprocessors, capability, stream, kernels: self.kernels.clone() })
+    }
+
+    fn bind(&self) -> Result<(), DeviceError> {
+        self.stream.context().bind_to_thread().map_err(|e| failed("cuCtxSetCurrent", e))
+    }
+}
+
+/// The kernels of one context, loaded when they are first launched.
+struct Kernels {
+    context: Arc<CudaContext>,
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
     functions: Mutex<HashMap<&'static str, Function>>,
 }
@@ -77,55 +133,9 @@ struct Function {
 // SAFETY: a CUfunction is a handle that the driver lets any thread use.
 unsafe impl Send for Function {}
 
-impl Driver {
-    /// Opens device `ordinal`, or says why it cannot be used.
-    pub fn new(ordinal: usize) -> Result<Driver, DeviceError> {
-        if !has_kernels() {
-            return Err(DeviceError::NoKernels);
-        }
-        let count = device_count()?;
-        if ordinal >= count {
-            return Err(DeviceError::NoDevice(format!("device {ordinal} was asked for, and there are {count}")));
-        }
-        let driver = driver_version_number()?;
-        if driver < CUDA_VERSION {
-            return Err(DeviceError::OldDriver { found: version(driver), needed: "13.0" });
-        }
-        let context = CudaContext::new(ordinal).map_err(|e| failed("cuCtxCreate", e))?;
-        let name = context.name().map_err(|e| failed("cuDeviceGetName", e))?;
-        let (major, minor) = context.compute_capability().map_err(|e| failed("cuDeviceGetAttribute", e))?;
-        if major < 8 {
-            return Err(DeviceError::OldCard { name, major, minor });
-        }
-        let multiprocessors = context
-            .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
-            .map_err(|e| failed("cuDeviceGetAttribute", e))? as u32;
-        // SAFETY: all memory here is used on one stream, so no events are needed between uses.
-        unsafe { context.disable_event_tracking() };
-        let stream = context.new_stream().map_err(|e| failed("cuStreamCreate", e))?;
-        Ok(Driver {
-            name,
-            multiprocessors,
-            capability: (major * 10 + minor) as u32,
-            context,
-            stream,
-            modules: Mutex::default(),
-            functions: Mutex::default(),
-        })
-    }
-
-    /// The stream that everything runs on.
-    pub fn stream(&self) -> &Arc<CudaStream> {
-        &self.stream
-    }
-
-    /// The device's context.
-    pub fn context(&self) -> &Arc<CudaContext> {
-        &self.context
-    }
-
-    fn bind(&self) -> Result<(), DeviceError> {
-        self.context.bind_to_thread().map_err(|e| failed("cuCtxSetCurrent", e))
+impl Kernels {
+    fn new(context: Arc<CudaContext>) -> Kernels {
+        Kernels { context, modules: Mutex::default(), functions: Mutex::default() }
     }
 
     fn function(&self, launch: &Launch) -> Result<Function, DeviceError> {
@@ -154,7 +164,7 @@ impl Driver {
             let module = self
                 .context
                 .load_module(Ptx::from_binary(image.to_vec()))
-                .map_err(|e| failed(format!("loading kernels/{stem}.cu on {}", self.name), e))?;
+                .map_err(|e| failed(format!("loading kernels/{stem}.cu"), e))?;
             modules.insert(stem, module);
         }
         let function = modules[launch.module].load_function(launch.kernel).map_err(|_| missing())?;
@@ -174,6 +184,10 @@ impl Executor for Driver {
 
     fn capability(&self) -> u32 {
         self.capability
+    }
+
+    fn stream(&self) -> Option<&Arc<CudaStream>> {
+        Some(&self.stream)
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
@@ -230,7 +244,7 @@ impl Executor for Driver {
 
     fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
         self.bind()?;
-        let function = self.function(launch)?;
+        let function = self.kernels.function(launch)?;
         let [gx, gy, gz] = launch.grid;
         let [bx, by, bz] = launch.block;
         // The driver copies the struct before the call returns; it wants it aligned like the C struct.
@@ -255,9 +269,10 @@ impl Executor for Driver {
     fn synchronize(&self) -> Result<(), DeviceError> {
         self.stream.synchronize().map_err(|e| failed("cuStreamSynchronize (a kernel before it failed)", e))
     }
+
     fn time(&self, work: &mut dyn FnMut() -> Result<(), DeviceError>) -> Result<f64, DeviceError> {
         let record = || {
-            let event = self.context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT))?;
+            let event = self.stream.context().new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT))?;
             event.record(&self.stream)?;
             Ok(event)
         };

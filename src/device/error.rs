@@ -78,4 +78,21 @@ pub enum DeviceError {
     /// A tensor that lives on a GPU was read as if it were on the host.
     #[error("tensor is on {0}, not on the CPU")]
     NotOnHost(String),
+    /// Memory or a stream of another CUDA context than the GPU's.
+    #[error("{what} of another CUDA context cannot be used: make it with the context of the GPU's stream")]
+    OtherContext {
+        /// What was given.
+        what: &'static str,
+    },
+    /// Memory that kernels cannot read in vectors.
+    #[error("device address {address:#x} is not a multiple of {needed} bytes: begin the slice at one that is")]
+    Alignment {
+        /// The address.
+        address: u64,
+        /// What it must be a multiple of.
+        needed: u64,
+    },
+    /// The tensor holds no slice of that type that was handed over to it.
+    #[error("the tensor holds no CudaSlice of {0} that was handed over to it")]
+    NoSlice(DType),
 }

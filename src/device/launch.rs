@@ -1,5 +1,7 @@
 use super::DeviceError;
+use super::cuda::Driver;
 use bytemuck::Pod;
+use cudarc::driver::CudaStream;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -47,6 +49,10 @@ pub trait Executor: Send + Sync {
     fn multiprocessors(&self) -> u32;
     /// Compute capability, as major * 10 + minor.
     fn capability(&self) -> u32;
+    /// The CUDA stream that everything runs on; None where there is no driver below, as in an emulator.
+    fn stream(&self) -> Option<&Arc<CudaStream>> {
+        None
+    }
     /// Memory of `bytes` bytes, aligned to 256, contents undefined.
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError>;
     /// Gives memory back.
@@ -74,6 +80,9 @@ pub trait Executor: Send + Sync {
 }
 
 /// A shared handle to an [`Executor`].
+///
+/// Ops of one handle share a [workspace](Gpu::workspace), so they are called from one thread at a time; threads that
+/// work at once have a handle each, on a stream each ([`Gpu::on_stream`], [`cuda::Driver::beside`](super::cuda::Driver::beside)).
 #[derive(Clone)]
 pub struct Gpu(Arc<Shared>);
 
@@ -95,8 +104,25 @@ impl Gpu {
         Gpu(Arc::new(Shared { executor: Box::new(executor), workspace: Mutex::default() }))
     }
 
+    /// Runs ops on a stream of the caller's, in order with the caller's own work there. Memory that the caller has is
+    /// used in place: [`Tensor::adopt`](super::Tensor::adopt) and its neighbours.
+    pub fn on_stream(stream: Arc<CudaStream>) -> Result<Gpu, DeviceError> {
+        Ok(Gpu::new(Driver::on(stream)?))
+    }
+
+    /// Makes the workspace at least so large, so that no later op has to. Each op's documentation says what it needs.
+    pub fn reserve(&self, bytes: usize) -> Result<(), DeviceError> {
+        self.workspace(bytes).map(|_| ())
+    }
+
+    /// Bytes of the workspace.
+    pub fn workspace_bytes(&self) -> usize {
+        self.0.workspace.lock().unwrap_or_else(|e| e.into_inner()).bytes
+    }
+
     /// Scratch memory for the launches of one op, from its first to its last: kernels run in order, so the next op
-    /// may have the same memory. It grows to the largest that was asked for; growing waits for the device.
+    /// may have the same memory. It grows to the largest that was asked for ([`Gpu::reserve`]); growing waits for the
+    /// device.
     pub fn workspace(&self, bytes: usize) -> Result<u64, DeviceError> {
         let mut workspace = self.0.workspace.lock().unwrap_or_else(|e| e.into_inner());
         if workspace.bytes < bytes {

@@ -3,15 +3,21 @@
 //! [`Device::Cpu`] holds plain vectors and runs the reference code of every op. [`Device::Cuda`] holds a
 //! [`Gpu`], which is any [`Executor`] of CUDA kernels: the driver ([`cuda::Driver`]), or in this project's
 //! tests an emulator that runs the same kernel sources on the CPU.
+//!
+//! Nothing is global: a process may hold several GPUs, and several streams of one. Who has a stream and memory of
+//! cudarc's already keeps them: [`Gpu::on_stream`] launches there, and [`Tensor::adopt`], [`Tensor::borrow`] and
+//! [`Tensor::borrow_mut`] make tensors of slices without copying.
 
 pub mod cpu;
 pub mod cuda;
 mod error;
 mod launch;
+mod slices;
 mod tensor;
 
 pub use error::DeviceError;
 pub use launch::{Executor, Gpu, Launch};
+pub use slices::{Borrowed, BorrowedMut};
 pub use tensor::{DType, Element, Tensor};
 
 /// The processor a tensor belongs to.

@@ -1,7 +1,7 @@
+use super::slices::Slice;
 use super::{Device, DeviceError, Gpu};
 use bytemuck::Pod;
 use half::bf16;
-use std::sync::Arc;
 
 /// Element types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,17 +109,28 @@ impl Host {
     }
 }
 
-struct Allocation {
-    gpu: Gpu,
-    address: u64,
-    /// Freed with the tensor; else borrowed.
-    owned: bool,
+pub(super) struct Allocation {
+    pub(super) gpu: Gpu,
+    pub(super) address: u64,
+    pub(super) owner: Owner,
+}
+
+/// Who frees a tensor's memory.
+pub(super) enum Owner {
+    /// The tensor, through its GPU.
+    Tensor,
+    /// Someone who keeps it for longer: the GPU's workspace, or a caller.
+    Other,
+    /// A slice that was handed over.
+    Slice(Box<dyn Slice>),
 }
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        if self.owned {
-            self.gpu.free(self.address);
+        match &mut self.owner {
+            Owner::Tensor => self.gpu.free(self.address),
+            Owner::Other => {}
+            Owner::Slice(slice) => slice.used_on(&self.gpu),
         }
     }
 }
@@ -131,9 +142,9 @@ impl std::fmt::Debug for Allocation {
 }
 
 #[derive(Debug)]
-enum Storage {
+pub(super) enum Storage {
     Host(Host),
-    Gpu(Arc<Allocation>),
+    Gpu(Allocation),
 }
 
 /// A dense row-major array on a device.
@@ -142,10 +153,10 @@ enum Storage {
 /// made once serve batches of any smaller number of tokens.
 #[derive(Debug)]
 pub struct Tensor {
-    shape: Vec<usize>,
-    dtype: DType,
-    capacity: usize,
-    storage: Storage,
+    pub(super) shape: Vec<usize>,
+    pub(super) dtype: DType,
+    pub(super) capacity: usize,
+    pub(super) storage: Storage,
 }
 
 impl Tensor {
@@ -157,9 +168,9 @@ impl Tensor {
             Device::Cuda(gpu) => {
                 let bytes = (n * dtype.size()).max(1);
                 let address = gpu.allocate(bytes)?;
-                let allocation = Allocation { gpu: gpu.clone(), address, owned: true };
+                let allocation = Allocation { gpu: gpu.clone(), address, owner: Owner::Tensor };
                 gpu.fill(address, 0, bytes)?;
-                Storage::Gpu(Arc::new(allocation))
+                Storage::Gpu(allocation)
             }
         };
         Ok(Tensor { shape: shape.to_vec(), dtype, capacity: n, storage })
@@ -177,9 +188,12 @@ impl Tensor {
     /// Elements in memory that something else owns, and keeps until the launches that use it have ended: part of
     /// another tensor, or of the workspace.
     pub(crate) fn borrowed(gpu: &Gpu, address: u64, dtype: DType, shape: &[usize]) -> Tensor {
-        let allocation = Allocation { gpu: gpu.clone(), address, owned: false };
+        Tensor::at(Allocation { gpu: gpu.clone(), address, owner: Owner::Other }, dtype, shape)
+    }
+
+    pub(super) fn at(allocation: Allocation, dtype: DType, shape: &[usize]) -> Tensor {
         let capacity = shape.iter().product();
-        Tensor { shape: shape.to_vec(), dtype, capacity, storage: Storage::Gpu(Arc::new(allocation)) }
+        Tensor { shape: shape.to_vec(), dtype, capacity, storage: Storage::Gpu(allocation) }
     }
 
     /// Takes host data over (CPU), or copies it to the GPU.

@@ -11,7 +11,8 @@ use crate::device::{Device, Launch, Tensor};
 /// Loss and its gradient with respect to the similarities.
 ///
 /// Forward: `mean_i (log sum_j exp(s_ij / t) - s_ii / t)`, j over the pair itself and its negatives. Both: the mean
-/// of that and of the same over columns. A pair without negatives adds zero.
+/// of that and of the same over columns. A pair without negatives adds zero. A GPU needs `16 * n` bytes of the
+/// [workspace](crate::device::Gpu::reserve) a direction.
 ///
 /// - `similarity`: `[n, n]`, f32, n > 0: anchors in rows, positives in columns, pairs on the diagonal
 /// - `excluded`: `[n, n]`, u8, where one is given: not 0 takes an entry out of the negatives of its row and of its

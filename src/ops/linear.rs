@@ -1,4 +1,6 @@
 //! The linear layer without bias, `y = x W^T`, over a weight in any of its forms.
+//!
+//! Over NF4 a GPU dequantises the weight into the [workspace](crate::device::Gpu::reserve): `2 * out * in` bytes.
 
 use super::Result;
 use super::check::{Allowed, Check, F32, FLOAT};

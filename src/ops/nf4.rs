@@ -162,7 +162,8 @@ impl Nf4Tensor {
     }
 }
 
-/// Quantises `x` into `out`, whose scales say whether they are quantised too.
+/// Quantises `x` into `out`, whose scales say whether they are quantised too; on a GPU that takes
+/// `2048 + 4 * blocks` bytes of the [workspace](crate::device::Gpu::reserve).
 ///
 /// - `x`: `[out, in]`, f32 or bf16
 pub fn quantize(x: &Tensor, out: &mut Nf4Tensor) -> super::Result {

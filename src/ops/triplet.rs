@@ -13,7 +13,8 @@ use crate::device::{Device, Launch, Tensor};
 ///
 /// Forward: `mean_i max(0, margin + max_j s_ij - s_ii)`, j over the negatives of row i. Both: the mean of that and of
 /// the same over columns. A pair without negatives (so also a batch of one) adds zero. Of equally hard negatives
-/// the first takes the gradient; at the hinge itself the gradient is zero.
+/// the first takes the gradient; at the hinge itself the gradient is zero. A GPU needs `16 * n` bytes of the
+/// [workspace](crate::device::Gpu::reserve) a direction.
 ///
 /// - `similarity`: `[n, n]`, f32, n > 0: anchors in rows, positives in columns, pairs on the diagonal
 /// - `excluded`: `[n, n]`, u8, where one is given: not 0 takes an entry out of the negatives of its row and of its
@@ -48,7 +49,8 @@ pub fn hardest(
     }
 }
 
-/// Loss of given triplets, `mean_i max(0, d(a_i, p_i) - d(a_i, n_i) + margin)`, and its gradients.
+/// Loss of given triplets, `mean_i max(0, d(a_i, p_i) - d(a_i, n_i) + margin)`, and its gradients. A GPU needs `8 * n`
+/// bytes of the [workspace](crate::device::Gpu::reserve).
 ///
 /// - `anchor`, `positive`, `negative`: `[n, hidden]`, f32, n > 0, rows of length 1 as
 ///   [`cosine::normalize`](super::cosine::normalize) makes them, so that a dot product is a cosine

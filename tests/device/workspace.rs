@@ -1,0 +1,144 @@
+//! No op allocates: what it needs beside its arguments is the workspace, which can be made beforehand.
+
+use crate::emulator::{self, Emulator};
+use crate::support::{gpus, normal, rng};
+use kiungo::device::{DType, Device, DeviceError, Executor, Gpu, Launch, Tensor};
+use kiungo::ops::infonce::{self, Direction};
+use kiungo::ops::linear::{self, Weight};
+use kiungo::ops::nf4::{self, Nf4Tensor};
+use kiungo::ops::triplet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// An emulator that counts what is allocated.
+struct Counting {
+    inner: Emulator,
+    allocations: Arc<AtomicUsize>,
+}
+
+impl Executor for Counting {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+    fn multiprocessors(&self) -> u32 {
+        self.inner.multiprocessors()
+    }
+    fn capability(&self) -> u32 {
+        self.inner.capability()
+    }
+    fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
+        self.allocations.fetch_add(1, Ordering::Relaxed);
+        self.inner.allocate(bytes)
+    }
+    fn free(&self, address: u64) {
+        self.inner.free(address)
+    }
+    fn upload(&self, data: &[u8], to: u64) -> Result<(), DeviceError> {
+        self.inner.upload(data, to)
+    }
+    fn download(&self, from: u64, data: &mut [u8]) -> Result<(), DeviceError> {
+        self.inner.download(from, data)
+    }
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), DeviceError> {
+        self.inner.copy(from, to, bytes)
+    }
+    fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<(), DeviceError> {
+        self.inner.fill(at, byte, bytes)
+    }
+    fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
+        self.inner.launch(launch)
+    }
+    fn synchronize(&self) -> Result<(), DeviceError> {
+        self.inner.synchronize()
+    }
+}
+
+/// Calls an op after reserving what its documentation says; it must allocate nothing, nor less be enough.
+fn uses(what: &str, bytes: usize, prepare: impl Fn(&Device) -> Box<dyn FnMut() -> kiungo::ops::Result>) {
+    if emulator::unavailable().is_some() {
+        return;
+    }
+    let allocations = Arc::new(AtomicUsize::new(0));
+    let gpu = Gpu::new(Counting { inner: Emulator::new(), allocations: allocations.clone() });
+    let mut op = prepare(&Device::Cuda(gpu.clone()));
+    gpu.reserve(bytes).unwrap();
+    assert_eq!(gpu.workspace_bytes(), bytes, "{what}");
+    let before = allocations.load(Ordering::Relaxed);
+    op().unwrap();
+    op().unwrap();
+    assert_eq!(allocations.load(Ordering::Relaxed), before, "{what} allocates beside a workspace of {bytes} bytes");
+    assert_eq!(gpu.workspace_bytes(), bytes, "{what}");
+}
+
+fn zeros(device: &Device, dtype: DType, shape: &[usize]) -> Tensor {
+    Tensor::zeros(device, dtype, shape).unwrap()
+}
+
+#[test]
+fn linear_over_nf4_uses_room_for_the_weight() {
+    let weight = |device: &Device| {
+        let dense = Tensor::from_slice(device, &normal(&mut rng(1), 40 * 64), &[40, 64]).unwrap();
+        Weight::Nf4(Nf4Tensor::quantize(&dense, false).unwrap())
+    };
+    uses("linear over NF4", 40 * 64 * 2, |device| {
+        let (weight, x) = (weight(device), zeros(device, DType::Bf16, &[3, 64]));
+        let mut y = zeros(device, DType::Bf16, &[3, 40]);
+        Box::new(move || linear::forward(&x, &weight, &mut y))
+    });
+    uses("linear over NF4 backward", 40 * 64 * 2, |device| {
+        let (weight, dy) = (weight(device), zeros(device, DType::Bf16, &[3, 40]));
+        let mut dx = zeros(device, DType::Bf16, &[3, 64]);
+        Box::new(move || linear::backward_input(&dy, &weight, &mut dx, false))
+    });
+}
+
+#[test]
+fn double_quantisation_uses_room_for_the_scales() {
+    uses("nf4 quantize, double", 2048 + 4 * 10, |device| {
+        let x = Tensor::from_slice(device, &normal(&mut rng(1), 640), &[10, 64]).unwrap();
+        let mut quantized = Nf4Tensor::empty(device, [10, 64], true).unwrap();
+        Box::new(move || nf4::quantize(&x, &mut quantized))
+    });
+    uses("nf4 quantize", 0, |device| {
+        let x = Tensor::from_slice(device, &normal(&mut rng(1), 640), &[10, 64]).unwrap();
+        let mut quantized = Nf4Tensor::empty(device, [10, 64], false).unwrap();
+        Box::new(move || nf4::quantize(&x, &mut quantized))
+    });
+}
+
+#[test]
+fn losses_use_two_numbers_a_pair_and_direction() {
+    let n = 5;
+    let matrices = |device: &Device| {
+        let similarity = Tensor::from_slice(device, &normal(&mut rng(1), n * n), &[n, n]).unwrap();
+        (similarity, zeros(device, DType::F32, &[1]), zeros(device, DType::F32, &[n, n]))
+    };
+    uses("infonce", 16 * n * 2, |device| {
+        let (similarity, mut loss, mut gradient) = matrices(device);
+        Box::new(move || infonce::forward(&similarity, None, 0.05, Direction::Both, &mut loss, &mut gradient))
+    });
+    uses("triplet hardest", 16 * n, |device| {
+        let (similarity, mut loss, mut gradient) = matrices(device);
+        Box::new(move || triplet::hardest(&similarity, None, Direction::Forward, 0.2, &mut loss, &mut gradient))
+    });
+    uses("triplet given", 8 * n, |device| {
+        let rows = || zeros(device, DType::F32, &[n, 8]);
+        let (a, p, m, mut da, mut dp, mut dm) = (rows(), rows(), rows(), rows(), rows(), rows());
+        let mut loss = zeros(device, DType::F32, &[1]);
+        Box::new(move || triplet::given(&a, &p, &m, 0.2, &mut loss, &mut da, &mut dp, &mut dm))
+    });
+}
+
+#[test]
+fn it_grows_only_when_more_is_asked_for() {
+    for device in gpus() {
+        let Device::Cuda(gpu) = device else { continue };
+        gpu.reserve(1000).unwrap();
+        let first = gpu.workspace(1000).unwrap();
+        assert_eq!(gpu.workspace(10).unwrap(), first);
+        gpu.reserve(1).unwrap();
+        assert_eq!(gpu.workspace_bytes(), 1000);
+        gpu.reserve(2000).unwrap();
+        assert_eq!(gpu.workspace_bytes(), 2000);
+    }
+}
