@@ -24,7 +24,8 @@ pub struct Encoding<'a> {
 }
 
 impl Encoding<'_> {
-    fn ids(&self, text: &str, truncated: &mut usize) -> Result<Vec<u32>, TokenizerError> {
+    /// The tokens of a text; counts it where it was cut.
+    pub fn ids(&self, text: &str, truncated: &mut usize) -> Result<Vec<u32>, TokenizerError> {
         let encoded = self.tokenizer.encode(text, self.bos, self.max_length)?;
         *truncated += usize::from(encoded.truncated);
         Ok(encoded.ids)

@@ -2,8 +2,11 @@
 
 mod common;
 mod doctor;
+mod embed;
 mod eval;
 mod inputs;
+mod quantize;
+mod reader;
 mod train;
 
 use clap::{Parser, Subcommand};
@@ -20,8 +23,9 @@ pub struct Cli {
 enum Command {
     /// Train adapters or all weights on pairs of words or sentences, and score before and after
     Train(Box<train::Train>),
-    /// Score question-to-paragraph retrieval of a model, with or without an adapter
     Eval(eval::Eval),
+    Embed(embed::Embed),
+    Quantize(quantize::Quantize),
     /// Say what this build and this machine can do
     Doctor(doctor::Doctor),
 }
@@ -32,6 +36,8 @@ impl Cli {
         match self.command {
             Command::Train(train) => train.run(),
             Command::Eval(eval) => eval.run(),
+            Command::Embed(embed) => embed.run(),
+            Command::Quantize(quantize) => quantize.run(),
             Command::Doctor(doctor) => doctor.run(),
         }
     }

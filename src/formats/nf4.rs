@@ -4,6 +4,10 @@
 //! `P.weight.nested_absmax` and `P.weight.nested_quant_map`, and `P.weight.quant_state.bitsandbytes__nf4`: a JSON
 //! text as bytes, with the shape and the sizes of blocks.
 
+mod write;
+
+pub use write::{SaveError, write_model};
+
 use super::safetensors::{Checkpoint, CheckpointError};
 use crate::device::{Device, Tensor};
 use crate::ops::nf4::{BLOCK, LEVELS, NESTED_BLOCK, Nf4Tensor, Scales};

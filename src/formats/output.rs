@@ -35,6 +35,14 @@ impl OutputError {
 /// Makes a folder, with its parents. One that exists must be empty, so that nothing is overwritten or mixed.
 pub fn create_new(folder: &Path) -> Result<(), OutputError> {
     fs::create_dir_all(folder).map_err(OutputError::at(folder))?;
+    check_new(folder)
+}
+
+/// An error where a folder exists and holds something, before the work whose result it is to hold.
+pub fn check_new(folder: &Path) -> Result<(), OutputError> {
+    if !folder.exists() {
+        return Ok(());
+    }
     let mut entries = fs::read_dir(folder).map_err(OutputError::at(folder))?;
     match entries.next().transpose().map_err(OutputError::at(folder))? {
         None => Ok(()),

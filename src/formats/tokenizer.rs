@@ -1,5 +1,6 @@
 //! Texts to token ids, by a checkpoint's `tokenizer.json`.
 
+use super::output::{self, OutputError};
 use super::text::nfc;
 use crate::llama::config::Config;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,18 @@ impl std::str::FromStr for Bos {
             _ => Err(format!("`{word}` is not a way to begin a sequence; expected add or tokenizer")),
         }
     }
+}
+
+/// Copies a checkpoint's tokenizer, and what transformers reads beside it, into another folder.
+pub fn copy(from: &Path, to: &Path) -> Result<(), OutputError> {
+    for file in [FILE, "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"] {
+        let path = from.join(file);
+        if path.is_file() {
+            let contents = std::fs::read(&path).map_err(|source| OutputError::Write { path, source })?;
+            output::write_file(&to.join(file), contents)?;
+        }
+    }
+    Ok(())
 }
 
 /// Why a text cannot be turned into tokens.

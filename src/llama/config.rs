@@ -4,7 +4,7 @@
 //! (biases, other activations, other rotary scalings, other quantisations) is refused by name.
 
 use crate::ops::rope::Scaling;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -263,6 +263,23 @@ impl Config {
             config = config.with(key, dtype)?;
         }
         Ok(config)
+    }
+
+    /// The same for linear weights stored in NF4, beside bf16: the settings that transformers gives to bitsandbytes.
+    pub fn stored_as_nf4(&self, double: bool) -> Result<Config, ConfigError> {
+        self.stored_as("bfloat16")?.with(
+            "quantization_config",
+            json!({
+                "quant_method": "bitsandbytes",
+                "load_in_4bit": true,
+                "load_in_8bit": false,
+                "bnb_4bit_quant_type": "nf4",
+                "bnb_4bit_use_double_quant": double,
+                "bnb_4bit_compute_dtype": "bfloat16",
+                "bnb_4bit_quant_storage": "uint8",
+                "llm_int8_skip_modules": null,
+            }),
+        )
     }
 
     /// The JSON, indented, fields in the order of the file that was read.

@@ -123,6 +123,11 @@ pub mod names {
     /// The head.
     pub const HEAD: &str = "lm_head.weight";
 
+    /// True for a tensor that a Llama computes with; old files also hold the angles of the rotary embedding.
+    pub fn is_weight(name: &str) -> bool {
+        !name.ends_with(".inv_freq")
+    }
+
     /// The norm before attention.
     pub fn input_norm(block: usize) -> String {
         format!("model.layers.{block}.input_layernorm.weight")

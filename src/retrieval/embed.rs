@@ -1,4 +1,4 @@
-//! Texts to unit vectors: encode, pool, normalise.
+//! Texts to unit vectors (encode, pool, normalise), or to the states of their tokens.
 
 use super::{EmbeddingError, Embeddings};
 use crate::device::{DType, Tensor};
@@ -60,4 +60,30 @@ pub fn embed(
         Embeddings::new(values, hidden).map_err(|error| EmbedError::Output { layer, error })
     };
     values.into_iter().zip(layers).map(checked).collect()
+}
+
+/// The residual stream of every token at each of `layers`, `[tokens, hidden]`, widened to f32, text after text.
+///
+/// `progress` is told how many texts were done each time some are.
+pub fn states(
+    model: &Model,
+    adapters: Option<&Adapters>,
+    texts: &[&[u32]],
+    layers: &[Layer],
+    progress: impl Fn(usize),
+) -> crate::ops::Result<Vec<Vec<f32>>> {
+    let longest = texts.iter().map(|t| t.len()).max().unwrap_or(0);
+    let mut values: Vec<Vec<f32>> = layers.iter().map(|_| vec![]).collect();
+    let last = layers.iter().copied().max();
+    Encoder::new(model, adapters, longest)?.run(texts, layers, |batch| {
+        let states = batch.states.to_f32()?;
+        for (values, _) in values.iter_mut().zip(layers).filter(|(_, layer)| **layer == batch.layer) {
+            values.extend_from_slice(&states);
+        }
+        if Some(batch.layer) == last {
+            progress(batch.texts.len());
+        }
+        Ok(())
+    })?;
+    Ok(values)
 }

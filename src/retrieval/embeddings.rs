@@ -81,6 +81,11 @@ impl Embeddings {
         &self.values
     }
 
+    /// All values, row after row.
+    pub fn into_values(self) -> Vec<f32> {
+        self.values
+    }
+
     /// One row. Panics beyond the last.
     pub fn row(&self, i: usize) -> &[f32] {
         &self.values[i * self.width..(i + 1) * self.width]

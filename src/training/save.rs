@@ -11,11 +11,10 @@ use crate::llama::adapters::Adapters;
 use crate::llama::config;
 use crate::llama::model::{Model, names};
 use crate::ops::linear::Weight;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use half::bf16;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 /// What the weights of a run were trained on.
@@ -74,12 +73,7 @@ pub fn model(folder: &Path, model: &Model, base: &Checkpoint, record: &Record) -
     })?;
     let stored = model.config.stored_as("bfloat16")?;
     output::write_file(&folder.join(config::FILE), stored.to_json())?;
-    for file in [tokenizer::FILE, "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"] {
-        let from = base.path().join(file);
-        if from.is_file() {
-            fs::copy(&from, folder.join(file)).with_context(|| from.display().to_string())?;
-        }
-    }
+    tokenizer::copy(base.path(), folder)?;
     Ok(record.write(folder)?)
 }
 

@@ -1,3 +1,5 @@
+mod embed;
 mod errors;
+mod quantize;
 mod round_trip;
 mod smollm2;

@@ -21,17 +21,17 @@ SENTENCES = {
 }
 
 
-def states(model, ids):
-    """All residual streams in order, then `final`. Hooks, so that the last block's output is seen before the norm."""
+def states(llama, ids):
+    """All residual streams of a LlamaModel in order, then `final`. Hooks, so that the last block's output is seen before
+    the norm."""
     seen = []
 
     def keep(_module, _input, output):
         seen.append((output[0] if isinstance(output, tuple) else output)[0].clone())
 
-    llama = model.model
     hooks = [m.register_forward_hook(keep) for m in [llama.embed_tokens, *llama.layers, llama.norm]]
     with torch.no_grad():
-        llama(input_ids=torch.tensor([ids]))
+        llama(input_ids=torch.tensor([ids], device=llama.device), use_cache=False)
     for hook in hooks:
         hook.remove()
     return torch.stack(seen[:-1]), seen[-1]
@@ -47,9 +47,9 @@ def main():
     tensors = {}
     for name, text in SENTENCES.items():
         ids = encode(text)
-        hidden, final = states(model, ids)
+        hidden, final = states(model.model, ids)
         tensors |= {f"{name}.ids": torch.tensor(ids, dtype=torch.int64), f"{name}.hidden": hidden, f"{name}.final": final}
-        wide = states(model.double(), ids)[0]
+        wide = states(model.double().model, ids)[0]
         model.float()
         worst = ((hidden - wide).norm(dim=2) / wide.norm(dim=2)).max().item()
         print(f"{name}: {len(ids)} tokens; f32 against float64 weights, worst token of any layer: {worst:.1e}")

@@ -40,6 +40,13 @@ pub struct TensorInfo {
     bytes: usize,
 }
 
+impl TensorInfo {
+    /// Bytes of the data.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
 /// The tensors of a folder of safetensors files, or of one file.
 #[derive(Debug)]
 pub struct Checkpoint {
