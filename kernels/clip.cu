@@ -1,22 +1,18 @@
-// The squared norm of a gradient, and its scaling. One block sums, in f64 and in a fixed order: simple, repeatable, and
-// short for adapters; a gradient of all weights wants its tiles summed where they are made.
+// The squared norm of a gradient: a sum for each chunk, in f64 and in a fixed order. step.cu sums over the chunks.
 #include "kernel.cuh"
 #include "tile/reduce.cuh"
 #include "tile/vector.cuh"
 
-KERNEL(clip_add_squared_norm, SquaredNormParams, 1024) {
+KERNEL(clip_squares, SquaresParams, 256) {
     const float* gradient = reinterpret_cast<const float*>(p.gradient);
-    double square = 0.0;
-    for (uint64_t i = threadIdx.x; i < p.count; i += blockDim.x) square += (double)gradient[i] * gradient[i];
-    square = block_sum(square);
-    if (threadIdx.x == 0) *reinterpret_cast<float*>(p.total) += (float)square;
-}
-
-KERNEL(clip_scale, ScaleParams, 256) {
-    const uint64_t i = my_eight();
-    float* at = reinterpret_cast<float*>(p.x);
-    Eight x = load_eight(const_cast<const float*>(at), i, p.count);
+    const uint64_t begin = (uint64_t)blockIdx.x * KIUNGO_SQUARES_CHUNK;
+    const uint64_t end = begin + KIUNGO_SQUARES_CHUNK < p.count ? begin + KIUNGO_SQUARES_CHUNK : p.count;
+    double sum = 0.0;
+    for (uint64_t i = begin + threadIdx.x * 8; i < end; i += blockDim.x * 8) {
+        const Eight g = load_eight(gradient, i, end);
 #pragma unroll
-    for (int j = 0; j < 8; j++) x.v[j] *= p.factor;
-    store_eight(at, i, p.count, x);
+        for (int j = 0; j < 8; j++) sum += (double)g.v[j] * g.v[j];
+    }
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) reinterpret_cast<float*>(p.squares)[blockIdx.x] = (float)sum;
 }

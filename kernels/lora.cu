@@ -14,13 +14,14 @@ template <class T> __device__ __forceinline__ T* out(const LoraParams& p) { retu
 
 // s[tokens, rank] = drop(x)[tokens, in] a[rank, in]^T
 template <class T> __device__ __forceinline__ void lora_down(const LoraParams& p) {
+    const DropoutParams dropout = of_this_step(p.dropout);
     const T* x = left<T>(p);
     const float* a = right<float>(p);
     Thin::run(
         blockIdx.x * 32, blockIdx.y * 16, p.k, true, true,
         [&](uint32_t t, uint32_t k) {
             const uint64_t at = (uint64_t)t * p.k + k;
-            return t < p.m && k < p.k ? to_float(x[at]) * dropout_factor(p.dropout, at) : 0.0f;
+            return t < p.m && k < p.k ? to_float(x[at]) * dropout_factor(dropout, at) : 0.0f;
         },
         [&](uint32_t r, uint32_t k) { return r < p.n && k < p.k ? a[(size_t)r * p.k + k] : 0.0f; },
         [&](uint32_t t, uint32_t r, float sum) {
@@ -70,6 +71,7 @@ template <class T> __device__ __forceinline__ void lora_db(const LoraParams& p) 
 
 // da[rank, in] += ds[tokens, rank]^T drop(x)[tokens, in]
 template <class T> __device__ __forceinline__ void lora_da(const LoraParams& p) {
+    const DropoutParams dropout = of_this_step(p.dropout);
     const float* ds = left<float>(p);
     const T* x = right<T>(p);
     Flat::run(
@@ -77,7 +79,7 @@ template <class T> __device__ __forceinline__ void lora_da(const LoraParams& p) 
         [&](uint32_t r, uint32_t t) { return r < p.m && t < p.k ? ds[(size_t)t * p.m + r] : 0.0f; },
         [&](uint32_t i, uint32_t t) {
             const uint64_t at = (uint64_t)t * p.n + i;
-            return i < p.n && t < p.k ? to_float(x[at]) * dropout_factor(p.dropout, at) : 0.0f;
+            return i < p.n && t < p.k ? to_float(x[at]) * dropout_factor(dropout, at) : 0.0f;
         },
         [&](uint32_t r, uint32_t i, float sum) {
             if (r < p.m && i < p.n) out<float>(p)[(size_t)r * p.n + i] += sum;
@@ -86,6 +88,7 @@ template <class T> __device__ __forceinline__ void lora_da(const LoraParams& p) 
 
 // dx[tokens, in] += drop'(ds[tokens, rank] a[rank, in])
 template <class T> __device__ __forceinline__ void lora_dx(const LoraParams& p) {
+    const DropoutParams dropout = of_this_step(p.dropout);
     const float *ds = left<float>(p), *a = right<float>(p);
     Wide::run(
         blockIdx.x * 64, blockIdx.y * 64, p.k, true, false,
@@ -95,7 +98,7 @@ template <class T> __device__ __forceinline__ void lora_dx(const LoraParams& p) 
             if (t >= p.m || i >= p.n) return;
             const uint64_t at = (uint64_t)t * p.n + i;
             T* dx = out<T>(p) + at;
-            *dx = from_float<T>(to_float(*dx) + sum * dropout_factor(p.dropout, at));
+            *dx = from_float<T>(to_float(*dx) + sum * dropout_factor(dropout, at));
         });
 }
 

@@ -9,6 +9,54 @@
 #define KIUNGO_NF4_BLOCK 64
 #define KIUNGO_NF4_NESTED_BLOCK 256
 
+/* What AdamW multiplies with in one step (src/ops/adamw.rs) */
+typedef struct AdamwFactors {
+    float decay;            /* 1 - lr * weight_decay */
+    float gradient;         /* 1 - beta1 */
+    float beta2;
+    float square;           /* 1 - beta2 */
+    float root_correction;  /* sqrt(1 - beta2^t) */
+    float eps;
+    float step_size;        /* lr / (1 - beta1^t) */
+    float unused;
+} AdamwFactors;
+
+/* All that varies from step to step of training, in device memory: the launches themselves are the same every time */
+typedef struct StepState {
+    AdamwFactors adamw;
+    float max_norm;    /* of the gradient; infinite: no clip */
+    uint32_t step;     /* what dropout reads */
+    uint32_t serial;   /* of this launch, from 1: the number of its record */
+    uint32_t unused;
+} StepState;
+
+/* What a step has found out, for the kernels behind it */
+typedef struct StepStatus {
+    float gradient_norm;
+    float factor;      /* of the gradient: 1, or less where it is clipped */
+    uint32_t stopped;  /* 1 from the first loss or gradient on that was not finite: no update is made any more */
+    uint32_t unused;
+} StepStatus;
+
+/* What the host reads of a step; serial is written last */
+typedef struct StepRecord {
+    float loss;
+    float gradient_norm;
+    uint32_t stopped;
+    uint32_t serial;
+} StepRecord;
+
+/* step.cu, one block */
+typedef struct StepJudgeParams {
+    uint64_t squares;  /* float [count], as clip_squares leaves them */
+    uint64_t count;
+    uint64_t loss;     /* float [1] */
+    uint64_t state;    /* StepState */
+    uint64_t status;   /* StepStatus */
+    uint64_t ring;     /* StepRecord [slots], in host memory */
+    uint64_t slots;
+} StepJudgeParams;
+
 /* rmsnorm.cu, one block a token */
 typedef struct RmsnormForwardParams {
     uint64_t x;        /* T [tokens, hidden] */
@@ -89,6 +137,7 @@ typedef struct GemmSimtParams {
 
 /* Which elements dropout keeps (tile/philox.cuh); threshold 0 keeps all */
 typedef struct DropoutParams {
+    uint64_t state;      /* StepState whose step counts, or 0: the one below */
     uint32_t threshold;  /* an element is dropped where its 32 random bits are below */
     float scale;         /* of what is kept */
     uint32_t seed_low;
@@ -135,19 +184,13 @@ typedef struct ResidualParams {
     uint64_t count;
 } ResidualParams;
 
-/* clip.cu: one block sums; eight elements a thread scale */
-typedef struct SquaredNormParams {
+/* clip.cu, one block for KIUNGO_SQUARES_CHUNK values */
+#define KIUNGO_SQUARES_CHUNK 16384
+typedef struct SquaresParams {
     uint64_t gradient;  /* float [count] */
-    uint64_t total;     /* float [1], added to */
+    uint64_t squares;   /* float [ceil(count / KIUNGO_SQUARES_CHUNK)] */
     uint64_t count;
-} SquaredNormParams;
-
-typedef struct ScaleParams {
-    uint64_t x;  /* float [count] */
-    uint64_t count;
-    float factor;
-    uint32_t zero;
-} ScaleParams;
+} SquaresParams;
 
 /* rope.cu, one block a token */
 typedef struct RopeParams {
@@ -194,22 +237,17 @@ typedef struct CosineParams {
     float min_norm;
 } CosineParams;
 
-/* adamw.cu, 8 elements a thread; the factors are those of adamw::Coefficients */
+/* adamw.cu, 8 elements a thread */
 typedef struct AdamwParams {
     uint64_t w;
     uint64_t g;
     uint64_t m;
     uint64_t v;
-    uint64_t copy;  /* T, or 0: none */
+    uint64_t copy;    /* T, or 0: none */
     uint64_t count;
-    float decay;
-    float gradient;
-    float beta2;
-    float square;
-    float root_correction;
-    float eps;
-    float step_size;
-    float unused;
+    uint64_t state;   /* StepState whose factors count, or 0: those below */
+    uint64_t status;  /* StepStatus, or 0: the gradient as it is */
+    AdamwFactors factors;
 } AdamwParams;
 
 /* infonce.cu and triplet.cu: losses over a similarity matrix */

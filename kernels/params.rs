@@ -1,9 +1,58 @@
 pub const KIUNGO_NF4_BLOCK: u32 = 64;
 pub const KIUNGO_NF4_NESTED_BLOCK: u32 = 256;
+pub const KIUNGO_SQUARES_CHUNK: u32 = 16384;
 pub const KIUNGO_POOLING_MEAN: u32 = 0;
 pub const KIUNGO_POOLING_MEAN_NO_SINK: u32 = 1;
 pub const KIUNGO_POOLING_LAST: u32 = 2;
 pub const KIUNGO_IGNORE_LABEL: u32 = 4294967295;
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct AdamwFactors {
+    pub decay: f32,
+    pub gradient: f32,
+    pub beta2: f32,
+    pub square: f32,
+    pub root_correction: f32,
+    pub eps: f32,
+    pub step_size: f32,
+    pub unused: f32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct StepState {
+    pub adamw: AdamwFactors,
+    pub max_norm: f32,
+    pub step: u32,
+    pub serial: u32,
+    pub unused: u32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct StepStatus {
+    pub gradient_norm: f32,
+    pub factor: f32,
+    pub stopped: u32,
+    pub unused: u32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct StepRecord {
+    pub loss: f32,
+    pub gradient_norm: f32,
+    pub stopped: u32,
+    pub serial: u32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct StepJudgeParams {
+    pub squares: u64,
+    pub count: u64,
+    pub loss: u64,
+    pub state: u64,
+    pub status: u64,
+    pub ring: u64,
+    pub slots: u64,
+}
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
 pub struct RmsnormForwardParams {
@@ -85,6 +134,7 @@ pub struct GemmSimtParams {
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
 pub struct DropoutParams {
+    pub state: u64,
     pub threshold: u32,
     pub scale: f32,
     pub seed_low: u32,
@@ -132,18 +182,10 @@ pub struct ResidualParams {
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
-pub struct SquaredNormParams {
+pub struct SquaresParams {
     pub gradient: u64,
-    pub total: u64,
+    pub squares: u64,
     pub count: u64,
-}
-#[repr(C)]
-#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
-pub struct ScaleParams {
-    pub x: u64,
-    pub count: u64,
-    pub factor: f32,
-    pub zero: u32,
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
@@ -196,14 +238,9 @@ pub struct AdamwParams {
     pub v: u64,
     pub copy: u64,
     pub count: u64,
-    pub decay: f32,
-    pub gradient: f32,
-    pub beta2: f32,
-    pub square: f32,
-    pub root_correction: f32,
-    pub eps: f32,
-    pub step_size: f32,
-    pub unused: f32,
+    pub state: u64,
+    pub status: u64,
+    pub factors: AdamwFactors,
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]

@@ -4,5 +4,5 @@
 
 KERNEL(philox_factors, PhiloxParams, 256) {
     const uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < p.count) reinterpret_cast<float*>(p.factors)[i] = dropout_factor(p.dropout, p.first + i);
+    if (i < p.count) reinterpret_cast<float*>(p.factors)[i] = dropout_factor(of_this_step(p.dropout), p.first + i);
 }

@@ -28,7 +28,7 @@ fn layer(bench: &mut Bench, name: &str, [tokens, outputs, inputs]: [usize; 3]) -
     let (x_bytes, y_bytes) = ((2 * tokens * inputs) as f64, (2 * tokens * outputs) as f64);
     for (suffix, dropout) in [("", None), (" dropout", Some(Dropout { probability: 0.1, seed: 1, stream: 0, step: 0 }))]
     {
-        let factors = Factors { a: &a, b: &b, scale: 2.0, dropout };
+        let factors = Factors { a: &a, b: &b, scale: 2.0, dropout, state: None };
         // Forward reads x and y and writes y; backward reads dy and x, and reads and writes dx.
         let work = Work::Bytes(x_bytes + 2.0 * y_bytes);
         bench
@@ -45,7 +45,7 @@ pub fn cpu(criterion: &mut Criterion) {
     let zeros = |shape: &[usize]| Tensor::zeros(&Device::Cpu, DType::F32, shape);
     let (Ok(x), Ok(a), Ok(b)) = (zeros(&[256, 576]), zeros(&[RANK, 576]), zeros(&[576, RANK])) else { return };
     let (Ok(mut s), Ok(mut y)) = (zeros(&[256, RANK]), zeros(&[256, 576])) else { return };
-    let factors = Factors { a: &a, b: &b, scale: 2.0, dropout: None };
+    let factors = Factors { a: &a, b: &b, scale: 2.0, dropout: None, state: None };
     criterion.bench_function("lora forward f32 256x576x576", |bench| {
         bench.iter(|| lora::forward(&x, &factors, &mut s, &mut y))
     });

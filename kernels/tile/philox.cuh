@@ -14,6 +14,12 @@ __device__ __forceinline__ uint4 philox(uint4 counter, uint2 key) {
     return counter;
 }
 
+// The dropout of this step: its number may stand in device memory.
+__device__ __forceinline__ DropoutParams of_this_step(DropoutParams d) {
+    if (d.state) d.step = reinterpret_cast<const StepState*>(d.state)->step;
+    return d;
+}
+
 // What dropout multiplies element `index` with: 0 or the scale. Word index % 4 of the counter (index / 4, stream, step)
 // under the seed, as in src/ops/philox.rs.
 __device__ __forceinline__ float dropout_factor(const DropoutParams& d, uint64_t index) {

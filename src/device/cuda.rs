@@ -266,6 +266,45 @@ impl Executor for Driver {
         .map_err(|e| failed(format!("{} with grid {gx}x{gy}x{gz} of {}", launch.kernel, bx * by * bz), e))
     }
 
+    fn allocate_pinned(&self, bytes: usize) -> Result<[u64; 2], DeviceError> {
+        self.bind()?;
+        let mut device = 0;
+        // SAFETY: the context is current; the memory is written inside its bounds before it is handed out.
+        unsafe {
+            let host = result::malloc_host(bytes, sys::CU_MEMHOSTALLOC_DEVICEMAP | sys::CU_MEMHOSTALLOC_PORTABLE)
+                .map_err(|e| failed(format!("cuMemHostAlloc of {bytes} bytes"), e))?;
+            std::ptr::write_bytes(host.cast::<u8>(), 0, bytes);
+            sys::cuMemHostGetDevicePointer_v2(&mut device, host, 0)
+                .result()
+                .map_err(|e| failed("cuMemHostGetDevicePointer", e))?;
+            Ok([host as u64, device])
+        }
+    }
+
+    fn free_pinned(&self, host: u64) {
+        if self.bind().is_ok() {
+            // SAFETY: the address came from `allocate_pinned` and is freed once, by its owner's drop.
+            let _ = unsafe { result::free_host(host as *mut c_void) };
+        }
+    }
+
+    fn upload_pinned(&self, from: u64, to: u64, bytes: usize) -> Result<(), DeviceError> {
+        self.bind()?;
+        // SAFETY: the caller owns both ranges, and `from` is pinned: it is read when the stream comes to it.
+        unsafe { sys::cuMemcpyHtoDAsync_v2(to, from as *const c_void, bytes, self.stream.cu_stream()) }
+            .result()
+            .map_err(|e| failed(format!("copy of {bytes} pinned bytes to the device"), e))
+    }
+
+    fn finished(&self) -> Result<bool, DeviceError> {
+        self.bind()?;
+        // SAFETY: the stream lives as long as `self`.
+        match unsafe { sys::cuStreamQuery(self.stream.cu_stream()) } {
+            sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            other => other.result().map(|()| true).map_err(|e| failed("cuStreamQuery (a kernel before it failed)", e)),
+        }
+    }
+
     fn synchronize(&self) -> Result<(), DeviceError> {
         self.stream.synchronize().map_err(|e| failed("cuStreamSynchronize (a kernel before it failed)", e))
     }

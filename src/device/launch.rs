@@ -67,6 +67,14 @@ pub trait Executor: Send + Sync {
     fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<(), DeviceError>;
     /// Launches a kernel.
     fn launch(&self, launch: &Launch) -> Result<(), DeviceError>;
+    /// Zeroed host memory that the device reads and writes too: its address on the host, and on the device.
+    fn allocate_pinned(&self, bytes: usize) -> Result<[u64; 2], DeviceError>;
+    /// Gives it back, by its address on the host. Nothing that was launched may be using it still.
+    fn free_pinned(&self, host: u64);
+    /// Copies from pinned host memory to the device, in order with what is launched, and returns at once.
+    fn upload_pinned(&self, from: u64, to: u64, bytes: usize) -> Result<(), DeviceError>;
+    /// Whether everything launched so far has ended; an error where some of it failed. Returns at once.
+    fn finished(&self) -> Result<bool, DeviceError>;
     /// Waits for everything launched so far.
     fn synchronize(&self) -> Result<(), DeviceError>;
     /// Milliseconds from the start to the end of what `work` launches. This default times on the host.

@@ -12,11 +12,13 @@ pub mod cpu;
 pub mod cuda;
 mod error;
 mod launch;
+mod pinned;
 mod slices;
 mod tensor;
 
 pub use error::DeviceError;
 pub use launch::{Executor, Gpu, Launch};
+pub use pinned::{Pinned, Staging};
 pub use slices::{Borrowed, BorrowedMut};
 pub use tensor::{DType, Element, Tensor};
 

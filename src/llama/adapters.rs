@@ -5,6 +5,7 @@ use super::config::{Config, Projection};
 use crate::device::{DType, Device, DeviceError, Tensor};
 use crate::ops::lora::Factors;
 use crate::ops::philox::Dropout;
+use crate::ops::step::State;
 use std::collections::BTreeMap;
 
 /// The factors of one adapter: `delta W = scale * B A`.
@@ -43,19 +44,19 @@ pub struct Adapters {
 
 /// The dropout of one training step. Each adapter draws from a stream of its own.
 #[derive(Clone, Copy, Debug)]
-pub struct StepDropout {
+pub struct StepDropout<'a> {
     /// Share of the inputs that are dropped.
     pub probability: f32,
     /// The run's seed.
     pub seed: u64,
-    /// Optimisation step, from 0.
-    pub step: u32,
+    /// Tells the step.
+    pub state: &'a State,
 }
 
-impl StepDropout {
+impl StepDropout<'_> {
     fn stream(&self, block: usize, projection: Projection) -> Dropout {
         let stream = (block * Projection::ALL.len() + projection as usize) as u32;
-        Dropout { probability: self.probability, seed: self.seed, stream, step: self.step }
+        Dropout { probability: self.probability, seed: self.seed, stream, step: 0 }
     }
 }
 
@@ -65,12 +66,12 @@ pub struct Adapted<'a> {
     block: usize,
     scale: f32,
     factors: &'a BlockAdapters,
-    dropout: Option<StepDropout>,
+    dropout: Option<StepDropout<'a>>,
 }
 
 impl Adapters {
     /// What a block's passes need, or None for a block without adapters.
-    pub fn of_block(&self, block: usize, dropout: Option<StepDropout>) -> Option<Adapted<'_>> {
+    pub fn of_block<'a>(&'a self, block: usize, dropout: Option<StepDropout<'a>>) -> Option<Adapted<'a>> {
         let factors = self.blocks.get(&block)?;
         let dropout = dropout.filter(|d| d.probability > 0.0);
         Some(Adapted { block, scale: self.scale, factors, dropout })
@@ -82,6 +83,7 @@ impl<'a> Adapted<'a> {
     pub fn factors(&self, projection: Projection) -> Option<Factors<'a>> {
         let lora = self.factors[projection].as_ref()?;
         let dropout = self.dropout.map(|d| d.stream(self.block, projection));
-        Some(Factors { a: &lora.a, b: &lora.b, scale: self.scale, dropout })
+        let state = self.dropout.map(|d| d.state);
+        Some(Factors { a: &lora.a, b: &lora.b, scale: self.scale, dropout, state })
     }
 }

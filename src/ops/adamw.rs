@@ -2,6 +2,7 @@
 
 use super::check::{Check, F32, FLOAT};
 use super::float::with_float;
+use super::step::{State, Status};
 use crate::device::{DType, Device, Tensor};
 
 /// Hyperparameters. They are f64 because `1 - beta` and the bias corrections are: `1 - 0.999` taken in f32 is off
@@ -28,23 +29,7 @@ impl Default for AdamW {
 }
 
 /// What one step multiplies with, from [`AdamW`] and the step's number.
-#[derive(Clone, Copy, Debug)]
-pub struct Coefficients {
-    /// `1 - lr * weight_decay`.
-    pub decay: f32,
-    /// `1 - beta1`.
-    pub gradient: f32,
-    /// `beta2`.
-    pub beta2: f32,
-    /// `1 - beta2`.
-    pub square: f32,
-    /// `sqrt(1 - beta2^t)`.
-    pub root_correction: f32,
-    /// `eps`.
-    pub eps: f32,
-    /// `lr / (1 - beta1^t)`.
-    pub step_size: f32,
-}
+pub type Coefficients = super::params::AdamwFactors;
 
 impl AdamW {
     /// The factors of step `t`, counted from 1.
@@ -58,6 +43,7 @@ impl AdamW {
             root_correction: correction(self.beta2).sqrt() as f32,
             eps: self.eps as f32,
             step_size: (self.lr / correction(self.beta1)) as f32,
+            unused: 0.0,
         }
     }
 
@@ -94,8 +80,42 @@ pub fn step(
     v: &mut Tensor,
     copy: Option<&mut Tensor>,
 ) -> super::Result {
+    adamw.check(&Check::new("adamw", w), t)?;
+    run(Source::Host(adamw.coefficients(t)), w, g, m, v, copy)
+}
+
+/// The same with what stands in memory of the device: the factors of `state`, and the gradient times the factor of
+/// `status`. Changes nothing where `status` says that a step has failed.
+pub fn step_from(
+    state: &State,
+    status: &Status,
+    w: &mut Tensor,
+    g: &Tensor,
+    m: &mut Tensor,
+    v: &mut Tensor,
+    copy: Option<&mut Tensor>,
+) -> super::Result {
     let check = Check::new("adamw", w);
-    adamw.check(&check, t)?;
+    state.check(&check)?;
+    status.check(&check)?;
+    run(Source::Device(state, status), w, g, m, v, copy)
+}
+
+/// Where a step's factors stand.
+enum Source<'a> {
+    Host(Coefficients),
+    Device(&'a State, &'a Status),
+}
+
+fn run(
+    source: Source,
+    w: &mut Tensor,
+    g: &Tensor,
+    m: &mut Tensor,
+    v: &mut Tensor,
+    copy: Option<&mut Tensor>,
+) -> super::Result {
+    let check = Check::new("adamw", w);
     check.dtype("w", w, F32)?;
     check.like("g", g, w)?;
     check.like("m", m, w)?;
@@ -105,16 +125,19 @@ pub fn step(
     }
     match check.device() {
         Device::Cpu => {
+            let (coefficients, clip) = match source {
+                Source::Host(coefficients) => (coefficients, 1.0),
+                Source::Device(_, status) if status.read()?.stopped != 0 => return Ok(()),
+                Source::Device(state, status) => (state.read()?.adamw, status.read()?.factor),
+            };
             let (w, g, m, v) = (w.as_mut_slice()?, g.as_slice()?, m.as_mut_slice()?, v.as_mut_slice()?);
             let dtype = copy.as_ref().map_or(DType::F32, |copy| copy.dtype());
             with_float!(dtype, T => {
                 let copy = copy.map(|copy| copy.as_mut_slice::<T>()).transpose()?;
-                cpu::step(&adamw.coefficients(t), w, g, m, v, copy);
+                cpu::step(&coefficients, clip, w, g, m, v, copy);
             });
         }
-        Device::Cuda(gpu) if !w.is_empty() => {
-            gpu.launch(&cuda::step(&adamw.coefficients(t), w, g, m, v, copy.as_deref())?)?
-        }
+        Device::Cuda(gpu) if !w.is_empty() => gpu.launch(&cuda::step(source, w, g, m, v, copy.as_deref())?)?,
         Device::Cuda(_) => {}
     }
     Ok(())
@@ -129,10 +152,11 @@ pub mod cpu {
     /// Elements a task: its four streams fit a core's cache, where the copy finds the new weights again.
     const CHUNK: usize = 8192;
 
-    /// See [`super::step`]. Bound by memory, given the processor's widest vectors, which `pulp` finds at run time; the
+    /// See [`super::step`], with the gradient times `clip`. Bound by memory, given the processor's widest vectors, which `pulp` finds at run time; the
     /// results do not depend on them.
     pub fn step<T: Float>(
         c: &Coefficients,
+        clip: f32,
         w: &mut [f32],
         g: &[f32],
         m: &mut [f32],
@@ -146,14 +170,14 @@ pub mod cpu {
             None => chunks.for_each(|(((w, g), m), v)| {
                 arch.dispatch(
                     #[inline(always)]
-                    || update(c, w, g, m, v),
+                    || update(c, clip, w, g, m, v),
                 )
             }),
             Some(copy) => chunks.zip(copy.par_chunks_mut(CHUNK)).for_each(|((((w, g), m), v), copy)| {
                 arch.dispatch(
                     #[inline(always)]
                     || {
-                        update(c, w, g, m, v);
+                        update(c, clip, w, g, m, v);
                         round(w, copy);
                     },
                 )
@@ -163,8 +187,9 @@ pub mod cpu {
 
     /// The operations and their order are those of PyTorch.
     #[inline(always)]
-    fn update(c: &Coefficients, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+    fn update(c: &Coefficients, clip: f32, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
         for (((w, g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+            let g = g * clip;
             *m += c.gradient * (g - *m);
             *v = *v * c.beta2 + c.square * g * g;
             let denominator = v.sqrt() / c.root_correction + c.eps;
@@ -181,7 +206,7 @@ pub mod cpu {
 }
 
 mod cuda {
-    use super::Coefficients;
+    use super::Source;
     use crate::device::{DType, Launch, Tensor};
     use crate::ops::Result;
     use crate::ops::float::kernel_for;
@@ -189,13 +214,17 @@ mod cuda {
     use crate::ops::params::AdamwParams;
 
     pub fn step(
-        c: &Coefficients,
+        source: Source,
         w: &Tensor,
         g: &Tensor,
         m: &Tensor,
         v: &Tensor,
         copy: Option<&Tensor>,
     ) -> Result<Launch> {
+        let (factors, state, status) = match source {
+            Source::Host(factors) => (factors, 0, 0),
+            Source::Device(state, status) => (Default::default(), state.address()?, status.address()?),
+        };
         let params = AdamwParams {
             w: w.address()?,
             g: g.address()?,
@@ -203,14 +232,9 @@ mod cuda {
             v: v.address()?,
             copy: copy.map_or(Ok(0), |copy| copy.address())?,
             count: w.len() as u64,
-            decay: c.decay,
-            gradient: c.gradient,
-            beta2: c.beta2,
-            square: c.square,
-            root_correction: c.root_correction,
-            eps: c.eps,
-            step_size: c.step_size,
-            unused: 0.0,
+            state,
+            status,
+            factors,
         };
         let dtype = copy.map_or(DType::F32, |copy| copy.dtype());
         Ok(eight_a_thread("adamw", kernel_for!(dtype, "adamw"), w.len(), params))

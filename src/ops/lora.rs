@@ -7,6 +7,7 @@ use super::Result;
 use super::check::{Allowed, Check, F32, FLOAT};
 use super::float::with_float;
 use super::philox::Dropout;
+use super::step::State;
 use crate::device::{Device, Tensor};
 
 /// An adapter: `delta W = scale * B A`.
@@ -20,6 +21,8 @@ pub struct Factors<'a> {
     pub scale: f32,
     /// Dropout on the input, in training.
     pub dropout: Option<Dropout>,
+    /// Where the step of the dropout is read from; without it, [`Dropout::step`] counts.
+    pub state: Option<&'a State>,
 }
 
 impl Factors<'_> {
@@ -33,6 +36,9 @@ impl Factors<'_> {
         if let Some(Dropout { probability, .. }) = self.dropout {
             let ok = (0.0..1.0).contains(&probability);
             check.value(ok, || format!("dropout is {probability}, expected a share below 1"))?;
+        }
+        if let Some(state) = self.state {
+            state.check(check)?;
         }
         Ok([rank, inputs, outputs])
     }
@@ -120,8 +126,11 @@ pub mod cpu {
 
     impl<'a> Factors<'a> {
         pub(super) fn new(factors: &super::Factors<'a>) -> crate::ops::Result<Factors<'a>> {
-            let super::Factors { a, b, scale, dropout } = *factors;
-            let dropout = dropout.filter(|d| d.probability > 0.0);
+            let super::Factors { a, b, scale, dropout, state } = *factors;
+            let mut dropout = dropout.filter(|d| d.probability > 0.0);
+            if let (Some(dropout), Some(state)) = (&mut dropout, state) {
+                dropout.step = state.read()?.step;
+            }
             Ok(Factors { a: a.as_slice()?, b: b.as_slice()?, rank: a.rows(), scale, dropout })
         }
 
@@ -183,7 +192,7 @@ mod cuda {
     use crate::device::{Gpu, Launch, Tensor};
     use crate::ops::Result;
     use crate::ops::float::kernel_for;
-    use crate::ops::params::LoraParams;
+    use crate::ops::params::{DropoutParams, LoraParams};
     use crate::ops::philox::Dropout;
 
     const THREADS: u32 = 256;
@@ -259,7 +268,10 @@ mod cuda {
             n: n as u32,
             k: k as u32,
             scale: factors.scale,
-            dropout: Dropout::params(factors.dropout),
+            dropout: DropoutParams {
+                state: factors.state.map_or(Ok(0), |state| state.address())?,
+                ..Dropout::params(factors.dropout)
+            },
         };
         Ok(gpu.launch(&Launch::new("lora", kernel, [x as u32, y as u32, 1], THREADS, params))?)
     }

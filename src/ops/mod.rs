@@ -36,6 +36,7 @@ pub mod rmsnorm;
 pub mod rope;
 pub mod sequences;
 pub mod similarity;
+pub mod step;
 pub mod swiglu;
 pub mod triplet;
 

@@ -68,12 +68,14 @@ impl Dropout {
             *to = if words[(index % 4) as usize] >= threshold { from * scale } else { 0.0 };
         }
     }
+
     /// What kernels are told; without dropout everything is kept.
     pub fn params(dropout: Option<Dropout>) -> DropoutParams {
         let Some(dropout) = dropout.filter(|d| d.probability > 0.0) else {
             return DropoutParams { scale: 1.0, ..Default::default() };
         };
         DropoutParams {
+            state: 0,
             threshold: dropout.threshold(),
             scale: dropout.scale(),
             seed_low: dropout.seed as u32,

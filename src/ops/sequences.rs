@@ -2,7 +2,7 @@
 
 use super::check::{Check, U32};
 use super::{OpError, Result};
-use crate::device::{Device, Tensor};
+use crate::device::{DType, Device, Staging, Tensor};
 use std::ops::Range;
 
 /// Where each sequence of a packed batch begins and ends, on the device and on the host.
@@ -19,29 +19,41 @@ impl Sequences {
     ///
     /// An error if there are none, if one is empty, or if the tokens do not fit a u32.
     pub fn new(device: &Device, lengths: &[usize]) -> Result<Sequences> {
-        let refuse = |message| Err(OpError::Value { op: "sequences", message });
-        if lengths.is_empty() {
-            return refuse("there are none".into());
-        }
-        if let Some(i) = lengths.iter().position(|&n| n == 0) {
-            return refuse(format!("sequence {i} has no tokens"));
-        }
-        let tokens = lengths.iter().fold(0usize, |sum, &n| sum.saturating_add(n));
-        if u32::try_from(tokens).is_err() {
-            return refuse(format!("{tokens} tokens in one batch, at most {} can be packed", u32::MAX));
-        }
-        let mut host_offsets = vec![0];
-        let mut positions = Vec::with_capacity(tokens);
-        for &n in lengths {
-            positions.extend(0..n as u32);
-            host_offsets.push(positions.len() as u32);
-        }
+        let Layout { offsets, positions, max_length } = Layout::new(lengths)?;
         Ok(Sequences {
-            offsets: Tensor::from_slice(device, &host_offsets, &[host_offsets.len()])?,
-            positions: Tensor::from_vec(device, positions, &[tokens])?,
-            host_offsets,
-            max_length: lengths.iter().copied().max().unwrap_or(0),
+            offsets: Tensor::from_slice(device, &offsets, &[offsets.len()])?,
+            positions: Tensor::from_slice(device, &positions, &[positions.len()])?,
+            host_offsets: offsets,
+            max_length,
         })
+    }
+
+    /// Room for up to `count` sequences of up to `tokens` tokens together. There are none until [`Sequences::set`].
+    pub fn with_capacity(device: &Device, count: usize, tokens: usize) -> Result<Sequences> {
+        Ok(Sequences {
+            offsets: Tensor::zeros(device, DType::U32, &[count + 1])?,
+            positions: Tensor::zeros(device, DType::U32, &[tokens])?,
+            host_offsets: vec![0],
+            max_length: 0,
+        })
+    }
+
+    /// Becomes the sequences of these lengths, for what is launched from now on, without waiting for the device.
+    ///
+    /// The errors of [`Sequences::new`], and one if there is no room.
+    pub fn set(&mut self, staging: &mut Staging, lengths: &[usize]) -> Result {
+        let Layout { offsets, positions, max_length } = Layout::new(lengths)?;
+        self.offsets.set_rows(offsets.len())?;
+        self.positions.set_rows(positions.len())?;
+        staging.write(&offsets, &mut self.offsets)?;
+        staging.write(&positions, &mut self.positions)?;
+        (self.host_offsets, self.max_length) = (offsets, max_length);
+        Ok(())
+    }
+
+    /// Bytes of each of the tensors that [`Sequences::set`] stages.
+    pub fn staged_bytes(count: usize, tokens: usize) -> [usize; 2] {
+        [(count + 1) * size_of::<u32>(), tokens * size_of::<u32>()]
     }
 
     /// Number of sequences.
@@ -83,5 +95,35 @@ impl Sequences {
     pub(crate) fn check(&self, check: &Check, tokens: usize) -> Result {
         check.tensor("sequences' offsets", &self.offsets, &[self.count() + 1], U32)?;
         check.tensor("sequences' positions", &self.positions, &[tokens], U32)
+    }
+}
+
+/// What a batch's tensors hold.
+struct Layout {
+    offsets: Vec<u32>,
+    positions: Vec<u32>,
+    max_length: usize,
+}
+
+impl Layout {
+    fn new(lengths: &[usize]) -> Result<Layout> {
+        let refuse = |message| Err(OpError::Value { op: "sequences", message });
+        if lengths.is_empty() {
+            return refuse("there are none".into());
+        }
+        if let Some(i) = lengths.iter().position(|&n| n == 0) {
+            return refuse(format!("sequence {i} has no tokens"));
+        }
+        let tokens = lengths.iter().fold(0usize, |sum, &n| sum.saturating_add(n));
+        if u32::try_from(tokens).is_err() {
+            return refuse(format!("{tokens} tokens in one batch, at most {} can be packed", u32::MAX));
+        }
+        let mut offsets = vec![0];
+        let mut positions = Vec::with_capacity(tokens);
+        for &n in lengths {
+            positions.extend(0..n as u32);
+            offsets.push(positions.len() as u32);
+        }
+        Ok(Layout { offsets, positions, max_length: lengths.iter().copied().max().unwrap_or(0) })
     }
 }

@@ -1,7 +1,7 @@
 //! Groups of pairs as tokens, and the batches that steps take from them.
 
 use super::settings::Settings;
-use crate::device::{Device, DeviceError, Tensor};
+use crate::device::{DType, Device, Staging, Tensor};
 use crate::formats::pairs::Pair;
 use crate::ops::OpError;
 use crate::ops::sequences::Sequences;
@@ -65,22 +65,40 @@ pub struct Batch {
     pub sequences: Sequences,
     /// The row of the source table that each token reads: token ids, or rows of the cached prefix.
     pub rows: Tensor,
-    /// Which entries of the similarity matrix are no negatives, `[n, n]` u8, if any are not.
-    pub excluded: Option<Tensor>,
-    /// The pairs' places in their group.
-    pub pairs: Vec<usize>,
+    /// Number of pairs.
+    pub pairs: usize,
+    excluded: Tensor,
+    some_excluded: bool,
 }
 
 impl Batch {
+    /// Room for up to `pairs` pairs of up to `tokens` tokens together.
+    pub fn with_capacity(device: &Device, pairs: usize, tokens: usize) -> Result<Batch, OpError> {
+        Ok(Batch {
+            sequences: Sequences::with_capacity(device, 2 * pairs, tokens)?,
+            rows: Tensor::zeros(device, DType::U32, &[tokens])?,
+            pairs: 0,
+            excluded: Tensor::zeros(device, DType::U8, &[pairs, pairs])?,
+            some_excluded: false,
+        })
+    }
+
+    /// Bytes of each of the tensors that [`Batch::set`] stages.
+    pub fn staged_bytes(pairs: usize, tokens: usize) -> impl Iterator<Item = usize> {
+        let own = [tokens * size_of::<u32>(), pairs * pairs];
+        Sequences::staged_bytes(2 * pairs, tokens).into_iter().chain(own)
+    }
+
     /// Packs pairs of a group. `first_rows` maps a text (sources, then targets) to its first row in a table of
     /// cached states; without it, rows are token ids.
-    pub fn new(
-        device: &Device,
+    pub fn set(
+        &mut self,
+        staging: &mut Staging,
         group: &Group,
         pairs: &[usize],
         first_rows: Option<&[usize]>,
         translations: &Translations,
-    ) -> Result<Batch, OpError> {
+    ) -> Result<(), OpError> {
         let texts = || {
             pairs
                 .iter()
@@ -94,13 +112,22 @@ impl Batch {
                 texts().flat_map(|(text, ids)| (0..ids.len()).map(move |t| (first[text] + t) as u32)).collect()
             }
         };
-        let tokens = rows.len();
-        Ok(Batch {
-            sequences: Sequences::new(device, &lengths)?,
-            rows: Tensor::from_vec(device, rows, &[tokens])?,
-            excluded: translations.excluded(device, group, pairs)?,
-            pairs: pairs.to_vec(),
-        })
+        self.sequences.set(staging, &lengths)?;
+        self.rows.set_rows(rows.len())?;
+        staging.write(&rows, &mut self.rows)?;
+        let excluded = translations.excluded(group, pairs);
+        self.some_excluded = excluded.is_some();
+        if let Some(mask) = excluded {
+            self.excluded.set_square(pairs.len())?;
+            staging.write(&mask, &mut self.excluded)?;
+        }
+        self.pairs = pairs.len();
+        Ok(())
+    }
+
+    /// Which entries of the similarity matrix are no negatives, `[pairs, pairs]` u8, if any are not.
+    pub fn excluded(&self) -> Option<&Tensor> {
+        self.some_excluded.then_some(&self.excluded)
     }
 }
 
@@ -114,7 +141,7 @@ impl Translations {
     }
 
     /// Entry (i, j) is no negative where target j also translates source i, or where either text occurs twice.
-    fn excluded(&self, device: &Device, group: &Group, pairs: &[usize]) -> Result<Option<Tensor>, DeviceError> {
+    fn excluded(&self, group: &Group, pairs: &[usize]) -> Option<Vec<u8>> {
         let n = pairs.len();
         let mut mask = vec![0u8; n * n];
         for (i, &a) in pairs.iter().enumerate() {
@@ -126,9 +153,6 @@ impl Translations {
                 }
             }
         }
-        if mask.iter().all(|&m| m == 0) {
-            return Ok(None);
-        }
-        Tensor::from_vec(device, mask, &[n, n]).map(Some)
+        mask.contains(&1).then_some(mask)
     }
 }

@@ -42,30 +42,34 @@ impl Objective {
         })
     }
 
-    /// The loss of a batch whose tokens have the states `hidden`, and its gradient in `dhidden`.
-    pub fn run(&mut self, settings: &Settings, batch: &Batch, hidden: &Tensor, dhidden: &mut Tensor) -> Result<f32> {
-        let n = batch.pairs.len();
+    /// Leaves the loss of a batch whose tokens have the states `hidden`, and its gradient in `dhidden`.
+    pub fn run(&mut self, settings: &Settings, batch: &Batch, hidden: &Tensor, dhidden: &mut Tensor) -> Result {
+        let n = batch.pairs;
         self.set_pairs(n)?;
         pooling::forward(hidden, &batch.sequences, settings.training_pooling, &mut self.pooled)?;
         cosine::normalize(&self.pooled, &mut self.unit, &mut self.norm)?;
         self.sources.copy_rows(0, &self.unit, 0, n)?;
         self.targets.copy_rows(0, &self.unit, n, n)?;
         gemm(Layout::Nt, &self.sources, &self.targets, &mut self.similarity, false)?;
-        self.loss(settings, batch)?;
+        self.compare(settings, batch)?;
         gemm(Layout::Nn, &self.dsimilarity, &self.targets, &mut self.dsources, false)?;
         gemm(Layout::Tn, &self.dsimilarity, &self.sources, &mut self.dtargets, false)?;
         self.dunit.copy_rows(0, &self.dsources, 0, n)?;
         self.dunit.copy_rows(n, &self.dtargets, 0, n)?;
         cosine::normalize_backward(&self.dunit, &self.unit, &self.norm, &mut self.dpooled)?;
-        pooling::backward(&self.dpooled, &batch.sequences, settings.training_pooling, dhidden)?;
-        Ok(self.loss.to_vec::<f32>()?[0])
+        pooling::backward(&self.dpooled, &batch.sequences, settings.training_pooling, dhidden)
     }
 
-    fn loss(&mut self, settings: &Settings, batch: &Batch) -> Result {
+    /// The loss of the last batch, `[1]` f32.
+    pub fn loss(&self) -> &Tensor {
+        &self.loss
+    }
+
+    fn compare(&mut self, settings: &Settings, batch: &Batch) -> Result {
         let Objective { similarity, dsimilarity, loss, .. } = self;
         match settings.loss {
             Loss::Infonce => {
-                let excluded = batch.excluded.as_ref();
+                let excluded = batch.excluded();
                 infonce::forward(similarity, excluded, settings.temperature, settings.direction, loss, dsimilarity)
             }
             // As published: every other word of the batch is a negative, a listed translation too.

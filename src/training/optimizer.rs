@@ -1,8 +1,8 @@
 //! AdamW over the parameters that learn, with an optional clip of the gradient's norm.
 
 use crate::device::{DType, Device, Tensor};
-use crate::ops::adamw::{self, AdamW};
-use crate::ops::{OpError, Result, clip};
+use crate::ops::step::{self, Metrics, State, Status};
+use crate::ops::{Result, adamw, clip};
 
 /// One tensor that learns, with its gradient.
 pub struct Parameter<'a> {
@@ -22,57 +22,50 @@ struct Moments {
 }
 
 /// The optimizer's state, one entry a parameter, in the order that they are given at every step.
-#[derive(Default)]
 pub struct Optimizer {
     moments: Vec<Moments>,
-    steps: u32,
-}
-
-/// What one step did.
-#[derive(Clone, Copy, Debug)]
-pub struct Update {
-    /// Norm of the whole gradient, before clipping.
-    pub gradient_norm: f32,
+    /// Sums of squares of all gradients.
+    squares: Tensor,
+    status: Status,
 }
 
 impl Optimizer {
-    /// One AdamW step over `parameters`, whose order must not change between steps; gradients are zeroed.
+    /// Zero moments for `parameters`.
+    pub fn new(device: &Device, parameters: &[Parameter]) -> Result<Optimizer> {
+        let moments = |p: &Parameter| {
+            let zeros = || Tensor::zeros(device, DType::F32, p.master.shape());
+            Ok(Moments { first: zeros()?, second: zeros()? })
+        };
+        let sums = parameters.iter().map(|p| clip::sums(p.gradient.len())).sum();
+        Ok(Optimizer {
+            moments: parameters.iter().map(moments).collect::<Result<_>>()?,
+            squares: Tensor::zeros(device, DType::F32, &[sums])?,
+            status: Status::new(device)?,
+        })
+    }
+
+    /// One AdamW step over the parameters that the optimizer was made for; gradients are zeroed, and the step's record
+    /// goes to `metrics`.
     ///
-    /// A gradient that is not finite changes nothing and is returned as the norm, for the caller to report.
+    /// From the first loss or gradient that is not finite on, nothing is updated any more.
     pub fn step(
         &mut self,
-        device: &Device,
-        hyper: &AdamW,
-        clip: Option<f32>,
+        state: &State,
+        loss: &Tensor,
+        metrics: &mut Metrics,
         parameters: &mut [Parameter],
-    ) -> Result<Update> {
-        while self.moments.len() < parameters.len() {
-            let shape = parameters[self.moments.len()].master.shape();
-            let zeros = || Tensor::zeros(device, DType::F32, shape).map_err(OpError::from);
-            self.moments.push(Moments { first: zeros()?, second: zeros()? });
-        }
-        let mut square = Tensor::zeros(device, DType::F32, &[1])?;
+    ) -> Result {
+        let mut first = 0;
         for p in parameters.iter() {
-            clip::add_squared_norm(p.gradient, &mut square)?;
+            clip::squares(p.gradient, &mut self.squares, first)?;
+            first += clip::sums(p.gradient.len());
         }
-        let gradient_norm = square.to_vec::<f32>()?[0].sqrt();
-        if !gradient_norm.is_finite() {
-            return Ok(Update { gradient_norm });
-        }
-        let scale = match clip {
-            // torch's clip_grad_norm_ divides by norm + 1e-6.
-            Some(largest) => (largest / (gradient_norm + 1e-6)).min(1.0),
-            None => 1.0,
-        };
-        self.steps += 1;
+        step::judge(loss, &self.squares, state, &mut self.status, metrics)?;
         for (p, m) in parameters.iter_mut().zip(&mut self.moments) {
-            if scale < 1.0 {
-                clip::scale(p.gradient, scale)?;
-            }
             let rounded = p.rounded.as_deref_mut();
-            adamw::step(hyper, self.steps, p.master, p.gradient, &mut m.first, &mut m.second, rounded)?;
+            adamw::step_from(state, &self.status, p.master, p.gradient, &mut m.first, &mut m.second, rounded)?;
             p.gradient.fill_zero()?;
         }
-        Ok(Update { gradient_norm })
+        Ok(())
     }
 }

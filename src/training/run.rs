@@ -4,10 +4,11 @@ use super::batch::{Group, epoch_batches};
 use super::evaluate::{EvaluateError, Probe};
 use super::schedule::Schedule;
 use super::settings::Settings;
-use super::step::Trainer;
+use super::step::{StepReport, Trainer};
 use crate::ops::OpError;
 use crate::retrieval::words::{Collapse, Reading};
 use serde::Serialize;
+use std::collections::VecDeque;
 use std::time::Instant;
 
 /// One step's line in `metrics.jsonl`.
@@ -23,7 +24,7 @@ pub struct StepRecord {
     pub learning_rate: f64,
     /// Norm of the gradient before clipping.
     pub gradient_norm: f32,
-    /// Wall time of the step, milliseconds.
+    /// Wall time since the step before was seen to end, milliseconds.
     pub milliseconds: f64,
 }
 
@@ -97,14 +98,16 @@ pub fn total_steps(pairs: usize, settings: &Settings) -> usize {
 }
 
 /// Trains for all epochs; `observe` sees every step and epoch. Returns the last reading on the development pairs.
+///
+/// Steps are launched ahead of their reports, by up to [`UNDER_WAY`](super::step::UNDER_WAY) less one; an epoch ends when all of its steps are
+/// reported. After [`Go::Stop`] no step is launched; those under way are not reported.
 pub fn run(
     trainer: &mut Trainer,
     train: &Group,
     dev: Option<&Probe>,
     settings: &Settings,
-    mut observe: impl FnMut(Event) -> Result<Go, String>,
+    observe: impl FnMut(Event) -> Result<Go, String>,
 ) -> Result<Option<Collapse>, RunError> {
-    let mut tell = |event: Event| observe(event).map_err(RunError::Observer);
     let schedule = Schedule {
         peak: settings.learning_rate,
         warmup: settings.warmup,
@@ -115,33 +118,24 @@ pub fn run(
         Some(probe) => Some(Watch::start(probe, trainer, settings)?),
         None => None,
     };
-    tell(Event::Epoch(&epoch_record(0, None, watch.as_ref())))?;
+    let mut log = Log::new(train, observe);
+    log.tell(Event::Epoch(&epoch_record(0, None, watch.as_ref())))?;
     let mut step = 0;
     for epoch in 0..settings.epochs {
-        let (mut sum, mut count) = (0.0, 0);
-        for batch in epoch_batches(train.len(), epoch, settings) {
-            let (begin, learning_rate) = (Instant::now(), schedule.rate(step));
-            let report = trainer.step(train, &batch, step as u32, learning_rate)?;
+        for pairs in epoch_batches(train.len(), epoch, settings) {
+            let learning_rate = schedule.rate(step);
+            trainer.launch(train, &pairs, step as u32, learning_rate)?;
             step += 1;
-            if !(report.loss.is_finite() && report.gradient_norm.is_finite()) {
-                let pairs = batch
-                    .iter()
-                    .map(|&i| format!("{} = {}", train.pairs[i].source, train.pairs[i].target))
-                    .collect::<Vec<_>>()
-                    .join("; ");
-                let (loss, gradient_norm) = (report.loss, report.gradient_norm);
-                return Err(RunError::NotFinite { step, loss, gradient_norm, pairs });
+            log.launched.push_back(Launched { step, epoch: epoch + 1, learning_rate, pairs });
+            // Steps that are done already, and the oldest where there is no room for the next one.
+            while let Some(report) = trainer.report_or_room()? {
+                if log.step(report)? == Go::Stop {
+                    return Ok(watch.map(|w| w.verdict()));
+                }
             }
-            (sum, count) = (sum + report.loss, count + 1);
-            let record = StepRecord {
-                step,
-                epoch: epoch + 1,
-                loss: report.loss,
-                learning_rate,
-                gradient_norm: report.gradient_norm,
-                milliseconds: begin.elapsed().as_secs_f64() * 1e3,
-            };
-            if tell(Event::Step(&record))? == Go::Stop {
+        }
+        while let Some(report) = trainer.wait()? {
+            if log.step(report)? == Go::Stop {
                 return Ok(watch.map(|w| w.verdict()));
             }
         }
@@ -150,11 +144,65 @@ pub fn run(
             None => None,
         };
         if let Some(collapse) = first_collapse {
-            tell(Event::Collapsed(collapse))?;
+            log.tell(Event::Collapsed(collapse))?;
         }
-        tell(Event::Epoch(&epoch_record(epoch + 1, Some(sum / count as f32), watch.as_ref())))?;
+        let mean_loss = log.mean_loss();
+        log.tell(Event::Epoch(&epoch_record(epoch + 1, Some(mean_loss), watch.as_ref())))?;
+        log.since = Instant::now();
     }
     Ok(watch.map(|w| w.verdict()))
+}
+
+/// A step whose report has not come.
+struct Launched {
+    step: usize,
+    epoch: usize,
+    learning_rate: f64,
+    pairs: Vec<usize>,
+}
+
+/// Brings reports and what is known of their steps together, for the observer.
+struct Log<'a, O> {
+    train: &'a Group,
+    observe: O,
+    launched: VecDeque<Launched>,
+    /// When the step before was seen to end, or the epoch began.
+    since: Instant,
+    losses: (f32, usize),
+}
+
+impl<'a, O: FnMut(Event) -> Result<Go, String>> Log<'a, O> {
+    fn new(train: &'a Group, observe: O) -> Log<'a, O> {
+        Log { train, observe, launched: VecDeque::new(), since: Instant::now(), losses: (0.0, 0) }
+    }
+
+    fn tell(&mut self, event: Event) -> Result<Go, RunError> {
+        (self.observe)(event).map_err(RunError::Observer)
+    }
+
+    /// The report of the oldest step under way.
+    fn step(&mut self, report: StepReport) -> Result<Go, RunError> {
+        let Some(Launched { step, epoch, learning_rate, pairs }) = self.launched.pop_front() else { return Ok(Go::On) };
+        let StepReport { loss, gradient_norm } = report;
+        if !report.is_finite() {
+            return Err(RunError::NotFinite { step, loss, gradient_norm, pairs: self.in_words(&pairs) });
+        }
+        self.losses = (self.losses.0 + loss, self.losses.1 + 1);
+        let milliseconds = self.since.elapsed().as_secs_f64() * 1e3;
+        self.since = Instant::now();
+        self.tell(Event::Step(&StepRecord { step, epoch, loss, learning_rate, gradient_norm, milliseconds }))
+    }
+
+    fn in_words(&self, pairs: &[usize]) -> String {
+        let pair = |&i: &usize| format!("{} = {}", self.train.pairs[i].source, self.train.pairs[i].target);
+        pairs.iter().map(pair).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Of the steps since the last call.
+    fn mean_loss(&mut self) -> f32 {
+        let (sum, count) = std::mem::take(&mut self.losses);
+        sum / count as f32
+    }
 }
 
 fn epoch_record(epoch: usize, mean_loss: Option<f32>, watch: Option<&Watch>) -> EpochRecord {

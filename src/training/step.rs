@@ -3,10 +3,10 @@
 use super::batch::{Batch, Group, Translations, largest_batch};
 use super::learner::Learner;
 use super::objective::Objective;
-use super::optimizer::{Optimizer, Update};
+use super::optimizer::Optimizer;
 use super::plan::Plan;
 use super::settings::Settings;
-use crate::device::{DType, DeviceError, Tensor};
+use crate::device::{DType, DeviceError, Staging, Tensor};
 use crate::llama::Layer;
 use crate::llama::activations::{Activations, Scratch};
 use crate::llama::adapters::StepDropout;
@@ -14,7 +14,9 @@ use crate::llama::encode::Encoder;
 use crate::llama::forward::Context;
 use crate::llama::model::Model;
 use crate::ops::adamw::AdamW;
-use crate::ops::{Result, embedding, rmsnorm};
+use crate::ops::params::StepRecord;
+use crate::ops::step::{Metrics, State};
+use crate::ops::{OpError, Result, embedding, rmsnorm};
 
 /// What one step reports.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +26,16 @@ pub struct StepReport {
     /// Norm of the gradient, before clipping.
     pub gradient_norm: f32,
 }
+
+impl StepReport {
+    /// Whether loss and gradient are numbers. Where they are not, neither this step nor a later one changes anything.
+    pub fn is_finite(&self) -> bool {
+        self.loss.is_finite() && self.gradient_norm.is_finite()
+    }
+}
+
+/// Steps that may be launched before the report of the first of them is taken: by so many, less one, metrics lag.
+pub const UNDER_WAY: usize = 4;
 
 /// A model in training, with every buffer that its steps use.
 pub struct Trainer {
@@ -43,6 +55,14 @@ pub struct Trainer {
     gradient: Tensor,
     normed: Option<FinalNorm>,
     objective: Objective,
+    /// What varies from step to step, and how it gets to the device.
+    state: State,
+    batch: Batch,
+    staging: Staging,
+    metrics: Metrics,
+    /// Launches so far, and those whose report was taken.
+    launched: u32,
+    reported: u32,
 }
 
 /// States of all training texts after the frozen blocks, computed once.
@@ -73,14 +93,16 @@ impl Trainer {
 
     /// The same with a learner made elsewhere, e.g. from a saved adapter.
     pub fn with_learner(
-        model: Model,
-        learner: Learner,
+        mut model: Model,
+        mut learner: Learner,
         settings: &Settings,
         plan: &Plan,
         group: &Group,
         translations: Translations,
     ) -> Result<Trainer> {
-        let tokens = largest_batch(group, settings.batch);
+        let optimizer = Optimizer::new(&model.device.clone(), &learner.parameters(&mut model))?;
+        let (tokens, pairs) = (largest_batch(group, settings.batch), settings.batch.min(group.len()));
+        let staged = Staging::bytes(Batch::staged_bytes(pairs, tokens).chain([State::BYTES]));
         let rank = learner.adapters().map_or(0, |a| a.rank);
         let (config, device, compute) = (&model.config, &model.device, model.compute);
         let blocks = plan.blocks - plan.prefix;
@@ -102,8 +124,14 @@ impl Trainer {
             scratch: Scratch::new(config, device, compute, tokens, rank)?,
             gradient: state()?,
             normed,
-            objective: Objective::new(device, settings.batch.min(group.len()), config.hidden_size)?,
-            optimizer: Optimizer::default(),
+            objective: Objective::new(device, pairs, config.hidden_size)?,
+            state: State::new(device)?,
+            batch: Batch::with_capacity(device, pairs, tokens)?,
+            staging: Staging::new(device, UNDER_WAY, staged)?,
+            metrics: Metrics::new(device, UNDER_WAY as u32)?,
+            launched: 0,
+            reported: 0,
+            optimizer,
             settings: settings.clone(),
             plan: plan.clone(),
             translations,
@@ -112,27 +140,85 @@ impl Trainer {
         })
     }
 
-    /// One step on these pairs of the group, at this learning rate. `step` counts from 0 and seeds dropout.
+    /// One step on these pairs of the group, at this learning rate, from its launch to its report. `step` counts from
+    /// 0 and seeds dropout.
     pub fn step(&mut self, group: &Group, pairs: &[usize], step: u32, learning_rate: f64) -> Result<StepReport> {
-        let loss = self.gradients(group, pairs, step)?;
-        let hyper =
-            AdamW { lr: learning_rate, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: self.settings.weight_decay };
-        let device = self.model.device.clone();
-        let mut parameters = self.learner.parameters(&mut self.model);
-        let Update { gradient_norm } = self.optimizer.step(&device, &hyper, self.settings.clip, &mut parameters)?;
-        Ok(StepReport { loss, gradient_norm })
+        self.launch(group, pairs, step, learning_rate)?;
+        let mut last = None;
+        while let Some(report) = self.wait()? {
+            last = Some(report);
+        }
+        last.ok_or_else(|| OpError::Value { op: "step", message: "the step has left no report".into() })
     }
 
-    /// Forward and backward alone: the loss, with the gradients added to the learner's.
+    /// Launches a step, and does not wait for it: its report comes from [`Trainer::report`] or [`Trainer::wait`].
+    ///
+    /// An error where [`UNDER_WAY`] steps are under way: take a report first.
+    pub fn launch(&mut self, group: &Group, pairs: &[usize], step: u32, learning_rate: f64) -> Result {
+        self.stage(group, pairs, step, learning_rate)?;
+        self.forward_backward()?;
+        self.launched += 1;
+        let Trainer { model, learner, optimizer, state, objective, metrics, .. } = self;
+        optimizer.step(state, objective.loss(), metrics, &mut learner.parameters(model))
+    }
+
+    /// Steps that were launched and whose report was not taken.
+    pub fn under_way(&self) -> usize {
+        (self.launched - self.reported) as usize
+    }
+
+    /// The report of the oldest step under way, if it is there.
+    pub fn report(&mut self) -> Option<StepReport> {
+        let record = (self.under_way() > 0).then(|| self.metrics.read(self.reported + 1)).flatten();
+        record.map(|record| self.take(record))
+    }
+
+    /// The same, waiting for it; None where no step is under way.
+    pub fn wait(&mut self) -> Result<Option<StepReport>> {
+        if self.under_way() == 0 {
+            return Ok(None);
+        }
+        let record = self.metrics.wait(&self.model.device, self.reported + 1)?;
+        Ok(Some(self.take(record)))
+    }
+
+    /// The oldest report if it is there, or if no further step can be launched without it.
+    pub fn report_or_room(&mut self) -> Result<Option<StepReport>> {
+        if self.under_way() >= UNDER_WAY { self.wait() } else { Ok(self.report()) }
+    }
+
+    fn take(&mut self, record: StepRecord) -> StepReport {
+        self.reported += 1;
+        StepReport { loss: record.loss, gradient_norm: record.gradient_norm }
+    }
+
+    /// Forward and backward alone: the loss, with the gradients added to the learner's. Waits for the device.
     pub fn gradients(&mut self, group: &Group, pairs: &[usize], step: u32) -> Result<f32> {
+        self.stage(group, pairs, step, 0.0)?;
+        self.forward_backward()?;
+        Ok(self.objective.loss().to_vec::<f32>()?[0])
+    }
+
+    /// Sends what differs from the step before: its number and rates, and its pairs.
+    fn stage(&mut self, group: &Group, pairs: &[usize], step: u32, lr: f64) -> Result {
+        if self.under_way() >= UNDER_WAY {
+            let message = format!("{UNDER_WAY} steps are under way: take a report before the next one");
+            return Err(OpError::Value { op: "step", message });
+        }
+        // The report of the step that staged here before was taken, so its copies have been made.
+        self.staging.begin();
+        let adamw = AdamW { lr, weight_decay: self.settings.weight_decay, ..AdamW::default() };
+        let (serial, clip) = (self.launched + 1, self.settings.clip);
+        self.state.set(&mut self.staging, step, serial, adamw.coefficients(step + 1), clip)?;
         let first_rows = self.prefix.as_ref().map(|p| p.first_rows.as_slice());
-        let batch = Batch::new(&self.model.device, group, pairs, first_rows, &self.translations)?;
-        self.set_tokens(batch.sequences.tokens())?;
-        let dropout = Some(StepDropout { probability: self.settings.dropout, seed: self.settings.seed, step });
-        self.forward(&batch, dropout)?;
-        let loss = self.objective(&batch)?;
-        self.backward(&batch, dropout)?;
-        Ok(loss)
+        self.batch.set(&mut self.staging, group, pairs, first_rows, &self.translations)?;
+        self.set_tokens(self.batch.sequences.tokens())
+    }
+
+    fn forward_backward(&mut self) -> Result {
+        self.forward()?;
+        self.objective()?;
+        self.backward()
     }
 
     fn set_tokens(&mut self, tokens: usize) -> Result {
@@ -145,8 +231,9 @@ impl Trainer {
         Ok(self.gradient.set_rows(tokens)?)
     }
 
-    fn forward(&mut self, batch: &Batch, dropout: Option<StepDropout>) -> Result {
-        let Trainer { model, learner, states, kept, .. } = self;
+    fn forward(&mut self) -> Result {
+        let Trainer { model, learner, states, kept, batch, state, settings, .. } = self;
+        let dropout = dropout(settings, state);
         let table = self.prefix.as_ref().map_or(&model.embedding, |p| &p.states);
         embedding::forward(table, &batch.rows, &mut states[0])?;
         let context = Context { config: &model.config, rope: &model.rope, sequences: &batch.sequences };
@@ -163,21 +250,21 @@ impl Trainer {
         Ok(())
     }
 
-    /// The loss; leaves the gradient of the last block's output in `self.gradient`.
-    fn objective(&mut self, batch: &Batch) -> Result<f32> {
+    /// Leaves the gradient of the last block's output in `self.gradient`.
+    fn objective(&mut self) -> Result {
         let top = &self.states[self.kept.len()];
         let (Some(normed), Some(norm)) = (&mut self.normed, &self.model.final_norm) else {
-            return self.objective.run(&self.settings, batch, top, &mut self.gradient);
+            return self.objective.run(&self.settings, &self.batch, top, &mut self.gradient);
         };
-        let loss = self.objective.run(&self.settings, batch, &normed.output, &mut normed.gradient)?;
+        self.objective.run(&self.settings, &self.batch, &normed.output, &mut normed.gradient)?;
         self.gradient.fill_zero()?;
         let dweight = self.learner.final_norm();
-        rmsnorm::backward(&normed.gradient, top, norm, &normed.inv_rms, &mut self.gradient, dweight)?;
-        Ok(loss)
+        rmsnorm::backward(&normed.gradient, top, norm, &normed.inv_rms, &mut self.gradient, dweight)
     }
 
-    fn backward(&mut self, batch: &Batch, dropout: Option<StepDropout>) -> Result {
-        let Trainer { model, learner, states, kept, scratch, gradient, plan, .. } = self;
+    fn backward(&mut self) -> Result {
+        let Trainer { model, learner, states, kept, scratch, gradient, plan, batch, state, settings, .. } = self;
+        let dropout = dropout(settings, state);
         let context = Context { config: &model.config, rope: &model.rope, sequences: &batch.sequences };
         let lowest = plan.prefix;
         for block in (lowest..plan.blocks).rev() {
@@ -201,6 +288,10 @@ impl Trainer {
             None => Ok(()),
         }
     }
+}
+
+fn dropout<'a>(settings: &Settings, state: &'a State) -> Option<StepDropout<'a>> {
+    Some(StepDropout { probability: settings.dropout, seed: settings.seed, state })
 }
 
 impl Prefix {

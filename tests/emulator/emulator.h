@@ -103,6 +103,7 @@ inline unsigned lane() {
 
 inline void __syncthreads() { emulator::barrier(); }
 inline void __syncwarp() { emulator::warp_barrier(); }
+inline void __threadfence_system() { asm volatile("" ::: "memory"); }
 template <class T> T __shfl_sync(unsigned, T v, unsigned source) { return emulator::shuffle(v, source % 32); }
 template <class T> T __shfl_xor_sync(unsigned, T v, unsigned mask) { return emulator::shuffle(v, emulator::lane() ^ mask); }
 template <class T> T __shfl_down_sync(unsigned, T v, unsigned delta) {

@@ -167,6 +167,24 @@ impl Executor for Emulator {
         }
     }
 
+    fn allocate_pinned(&self, bytes: usize) -> Result<[u64; 2], DeviceError> {
+        let address = self.allocate(bytes)?;
+        self.fill(address, 0, bytes)?;
+        Ok([address; 2])
+    }
+
+    fn free_pinned(&self, host: u64) {
+        self.free(host);
+    }
+
+    fn upload_pinned(&self, from: u64, to: u64, bytes: usize) -> Result<(), DeviceError> {
+        self.copy(from, to, bytes)
+    }
+
+    fn finished(&self) -> Result<bool, DeviceError> {
+        Ok(true)
+    }
+
     fn synchronize(&self) -> Result<(), DeviceError> {
         Ok(())
     }

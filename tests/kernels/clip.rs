@@ -1,17 +1,19 @@
-use super::compare;
+use super::{compare, compare_large};
 use crate::support::{normal, rng};
 use kiungo::ops::clip;
 
 #[test]
-fn the_squared_norm_is_added_and_the_gradient_scaled() {
-    for n in [1, 7, 1000, 5003] {
+fn squares_of_chunks_go_to_their_places() {
+    let case = |n: usize| {
         let gradient = normal(&mut rng(n as u64), n);
-        compare("clip", 1e-6, |run| {
-            let mut total = run.f32(&[2.0], &[1]);
-            let mut scaled = run.f32(&gradient, &[n]);
-            clip::add_squared_norm(&scaled, &mut total).unwrap();
-            clip::scale(&mut scaled, 0.25).unwrap();
-            vec![total, scaled]
-        });
+        move |run: &super::Run| {
+            let mut squares = run.f32(&vec![2.0; clip::sums(n) + 2], &[clip::sums(n) + 2]);
+            clip::squares(&run.f32(&gradient, &[n]), &mut squares, 1).unwrap();
+            vec![squares]
+        }
+    };
+    for n in [1, 7, 1000, 16_384, 33_003] {
+        compare(&format!("clip {n}"), 1e-7, case(n));
     }
+    compare_large("clip, large", 1e-7, case(4096 * 1536 + 5));
 }

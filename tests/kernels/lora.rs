@@ -16,7 +16,7 @@ fn forward_and_backward() {
         for dropout in [None, Some(dropout)] {
             compare(&format!("lora {tokens} {inputs} {outputs} {rank} {dropout:?}"), 2e-6, |run| {
                 let (a, b) = (run.f32(&a, &[rank, inputs]), run.f32(&b, &[outputs, rank]));
-                let factors = Factors { a: &a, b: &b, scale: 2.0, dropout };
+                let factors = Factors { a: &a, b: &b, scale: 2.0, dropout, state: None };
                 let (x, dy) = (run.tensor(&x, &[tokens, inputs]), run.tensor(&dy, &[tokens, outputs]));
                 let [mut s, mut ds] = [0; 2].map(|_| run.poisoned_as(DType::F32, &[tokens, rank]));
                 let mut y = run.tensor(&y, &[tokens, outputs]);

@@ -17,6 +17,7 @@ mod rmsnorm;
 mod rope;
 mod sass;
 mod similarity;
+mod step;
 mod swiglu;
 
 use crate::support::{assert_as_good, assert_close, fast_gpus, gpus, widen};

@@ -57,7 +57,7 @@ fn forward_adds_the_low_rank_product() {
         let expected: Vec<f64> = product.iter().zip(&before).map(|(p, &y)| p + f64::from(y)).collect();
         for dtype in [DType::F32, DType::Bf16] {
             let (a, b) = (tensor(&a, &[RANK, IN]), tensor(&b, &[OUT, RANK]));
-            let factors = Factors { a: &a, b: &b, scale: SCALE, dropout };
+            let factors = Factors { a: &a, b: &b, scale: SCALE, dropout, state: None };
             let mut y = tensor_as(dtype, &before, &[TOKENS, OUT]);
             let mut s = crate::support::poisoned(&[TOKENS, RANK]);
             lora::forward(&tensor_as(dtype, &x, &[TOKENS, IN]), &factors, &mut s, &mut y).unwrap();
@@ -74,7 +74,7 @@ fn gradients_match_central_differences_and_add() {
     let Case { x, a, b, dy } = case(2);
     for dropout in [None, Some(dropout())] {
         let (at, bt) = (tensor(&a, &[RANK, IN]), tensor(&b, &[OUT, RANK]));
-        let factors = Factors { a: &at, b: &bt, scale: SCALE, dropout };
+        let factors = Factors { a: &at, b: &bt, scale: SCALE, dropout, state: None };
         let (xt, dyt) = (tensor(&x, &[TOKENS, IN]), tensor(&dy, &[TOKENS, OUT]));
         let (mut s, mut ds) = (crate::support::poisoned(&[TOKENS, RANK]), crate::support::poisoned(&[TOKENS, RANK]));
         let mut y = tensor(&[0.0; TOKENS * OUT], &[TOKENS, OUT]);
@@ -100,7 +100,7 @@ fn the_bytes_do_not_depend_on_the_number_of_threads() {
     let (x, a, b) = (normal(&mut rng, tokens * inputs), normal(&mut rng, 4 * inputs), normal(&mut rng, 40 * 4));
     assert_same_for_any_threads("lora", || {
         let (a, b) = (tensor(&a, &[4, inputs]), tensor(&b, &[40, 4]));
-        let factors = Factors { a: &a, b: &b, scale: SCALE, dropout: Some(dropout()) };
+        let factors = Factors { a: &a, b: &b, scale: SCALE, dropout: Some(dropout()), state: None };
         let (mut s, mut y) =
             (tensor(&vec![0.0; tokens * 4], &[tokens, 4]), tensor(&vec![0.0; tokens * 40], &[tokens, 40]));
         lora::forward(&tensor(&x, &[tokens, inputs]), &factors, &mut s, &mut y).unwrap();
@@ -111,7 +111,7 @@ fn the_bytes_do_not_depend_on_the_number_of_threads() {
 #[test]
 fn wrong_shapes_are_named() {
     let (a, b) = (tensor(&[0.0; 6], &[2, 3]), tensor(&[0.0; 12], &[4, 3]));
-    let factors = Factors { a: &a, b: &b, scale: 1.0, dropout: None };
+    let factors = Factors { a: &a, b: &b, scale: 1.0, dropout: None, state: None };
     let (x, mut s, mut y) = (tensor(&[0.0; 3], &[1, 3]), tensor(&[0.0; 2], &[1, 2]), tensor(&[0.0; 4], &[1, 4]));
     let error = lora::forward(&x, &factors, &mut s, &mut y).unwrap_err().to_string();
     assert_eq!(error, "lora: b has shape [4, 3], expected [4, 2]");
@@ -120,7 +120,7 @@ fn wrong_shapes_are_named() {
 #[test]
 fn rank_0_is_refused() {
     let (a, b) = (tensor(&[], &[0, 3]), tensor(&[], &[4, 0]));
-    let factors = Factors { a: &a, b: &b, scale: 1.0, dropout: None };
+    let factors = Factors { a: &a, b: &b, scale: 1.0, dropout: None, state: None };
     let (x, mut s, mut y) = (tensor(&[0.0; 3], &[1, 3]), tensor(&[], &[1, 0]), tensor(&[0.0; 4], &[1, 4]));
     let forward = lora::forward(&x, &factors, &mut s, &mut y).unwrap_err().to_string();
     assert_eq!(forward, "lora: an adapter of rank 0 has no factors");
