@@ -162,15 +162,21 @@ pub struct Tensor {
 impl Tensor {
     /// Zeros. `shape` in elements, outermost first.
     pub fn zeros(device: &Device, dtype: DType, shape: &[usize]) -> Result<Tensor, DeviceError> {
+        let mut tensor = Tensor::uninitialized(device, dtype, shape)?;
+        if !device.is_cpu() {
+            tensor.fill_zero()?;
+        }
+        Ok(tensor)
+    }
+
+    /// Memory for `shape`, for what is written before it is read: contents undefined on a GPU, zeros on the CPU.
+    pub fn uninitialized(device: &Device, dtype: DType, shape: &[usize]) -> Result<Tensor, DeviceError> {
         let n: usize = shape.iter().product();
         let storage = match device {
             Device::Cpu => Storage::Host(Host::zeros(dtype, n)),
             Device::Cuda(gpu) => {
-                let bytes = (n * dtype.size()).max(1);
-                let address = gpu.allocate(bytes)?;
-                let allocation = Allocation { gpu: gpu.clone(), address, owner: Owner::Tensor };
-                gpu.fill(address, 0, bytes)?;
-                Storage::Gpu(allocation)
+                let address = gpu.allocate((n * dtype.size()).max(1))?;
+                Storage::Gpu(Allocation { gpu: gpu.clone(), address, owner: Owner::Tensor })
             }
         };
         Ok(Tensor { shape: shape.to_vec(), dtype, capacity: n, storage })
@@ -210,7 +216,7 @@ impl Tensor {
                 storage: Storage::Host(T::host(data)),
             }),
             Device::Cuda(_) => {
-                let mut tensor = Tensor::zeros(device, T::DTYPE, shape)?;
+                let mut tensor = Tensor::uninitialized(device, T::DTYPE, shape)?;
                 tensor.write(&data)?;
                 Ok(tensor)
             }
@@ -452,6 +458,7 @@ impl Tensor {
                 host.bytes_mut()[..bytes].fill(byte);
                 Ok(())
             }
+            Storage::Gpu(_) if bytes == 0 => Ok(()),
             Storage::Gpu(a) => a.gpu.fill(a.address, byte, bytes),
         }
     }

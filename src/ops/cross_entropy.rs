@@ -1,6 +1,5 @@
 //! The language-model loss: cross-entropy of the next token, with the output matrix inside, so that logits of all
-//! tokens at once are never held: tokens go through in chunks, 128 on the CPU, 512 on CUDA (263 MB of workspace at the
-//! vocabulary of Llama 3).
+//! tokens at once are never held: tokens go through in chunks.
 
 use super::check::{Check, F32, FLOAT, U32};
 use super::float::with_float;
@@ -19,6 +18,9 @@ pub const IGNORE: u32 = super::params::KIUNGO_IGNORE_LABEL;
 /// - `loss`: `[1]`, f32, out
 /// - `dhidden`: `[tokens, h]`, as `hidden`, out, every row
 /// - `dhead`: `[vocab, h]`, f32, added to
+///
+/// A GPU holds the logits of 512 tokens at a time, in `8 * tokens + 264 + 2048 * vocab` bytes of the
+/// [workspace](crate::device::Gpu::reserve) at most: 263 MB at the vocabulary of Llama 3.
 pub fn forward_backward(
     hidden: &Tensor,
     head: &Tensor,

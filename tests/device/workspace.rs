@@ -1,72 +1,26 @@
 //! No op allocates: what it needs beside its arguments is the workspace, which can be made beforehand.
 
 use crate::emulator::{self, Emulator};
-use crate::support::{gpus, normal, rng};
-use kiungo::device::{DType, Device, DeviceError, Executor, Gpu, Launch, Tensor};
+use crate::support::{Counting, gpus, normal, rng};
+use kiungo::device::{DType, Device, Tensor};
 use kiungo::ops::infonce::{self, Direction};
 use kiungo::ops::linear::{self, Weight};
 use kiungo::ops::nf4::{self, Nf4Tensor};
 use kiungo::ops::triplet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// An emulator that counts what is allocated.
-struct Counting {
-    inner: Emulator,
-    allocations: Arc<AtomicUsize>,
-}
-
-impl Executor for Counting {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-    fn multiprocessors(&self) -> u32 {
-        self.inner.multiprocessors()
-    }
-    fn capability(&self) -> u32 {
-        self.inner.capability()
-    }
-    fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
-        self.allocations.fetch_add(1, Ordering::Relaxed);
-        self.inner.allocate(bytes)
-    }
-    fn free(&self, address: u64) {
-        self.inner.free(address)
-    }
-    fn upload(&self, data: &[u8], to: u64) -> Result<(), DeviceError> {
-        self.inner.upload(data, to)
-    }
-    fn download(&self, from: u64, data: &mut [u8]) -> Result<(), DeviceError> {
-        self.inner.download(from, data)
-    }
-    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), DeviceError> {
-        self.inner.copy(from, to, bytes)
-    }
-    fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<(), DeviceError> {
-        self.inner.fill(at, byte, bytes)
-    }
-    fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
-        self.inner.launch(launch)
-    }
-    fn synchronize(&self) -> Result<(), DeviceError> {
-        self.inner.synchronize()
-    }
-}
 
 /// Calls an op after reserving what its documentation says; it must allocate nothing, nor less be enough.
 fn uses(what: &str, bytes: usize, prepare: impl Fn(&Device) -> Box<dyn FnMut() -> kiungo::ops::Result>) {
     if emulator::unavailable().is_some() {
         return;
     }
-    let allocations = Arc::new(AtomicUsize::new(0));
-    let gpu = Gpu::new(Counting { inner: Emulator::new(), allocations: allocations.clone() });
+    let (gpu, calls) = Counting::gpu(Box::new(Emulator::new()));
     let mut op = prepare(&Device::Cuda(gpu.clone()));
     gpu.reserve(bytes).unwrap();
     assert_eq!(gpu.workspace_bytes(), bytes, "{what}");
-    let before = allocations.load(Ordering::Relaxed);
+    let before = calls.of("allocate");
     op().unwrap();
     op().unwrap();
-    assert_eq!(allocations.load(Ordering::Relaxed), before, "{what} allocates beside a workspace of {bytes} bytes");
+    assert_eq!(calls.of("allocate"), before, "{what} allocates beside a workspace of {bytes} bytes");
     assert_eq!(gpu.workspace_bytes(), bytes, "{what}");
 }
 

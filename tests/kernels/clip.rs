@@ -15,5 +15,5 @@ fn squares_of_chunks_go_to_their_places() {
     for n in [1, 7, 1000, 16_384, 33_003] {
         compare(&format!("clip {n}"), 1e-7, case(n));
     }
-    compare_large("clip, large", 1e-7, case(4096 * 1536 + 5));
+    compare_large("clip, large", 1e-7, || case(4096 * 1536 + 5));
 }

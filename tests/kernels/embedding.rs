@@ -1,16 +1,15 @@
-use super::compare;
+use super::{LARGE, compare, compare_large};
 use crate::support::{gpus, normal_bf16, rng};
 use kiungo::device::{DType, Tensor};
 use kiungo::ops::embedding;
 
 #[test]
 fn forward_and_backward() {
-    for (vocab, hidden) in [(7, 8), (50, 300)] {
-        let ids = [3u32, 5, 3, 0, 6, 3, 5];
+    let case = |vocab: usize, hidden: usize, ids: Vec<u32>| {
         let (mut rng, tokens) = (rng(1), ids.len());
         let table = normal_bf16(&mut rng, vocab * hidden);
         let dy = normal_bf16(&mut rng, tokens * hidden);
-        compare(&format!("embedding {vocab}x{hidden}"), 0.0, |run| {
+        move |run: &super::Run| {
             let ids = Tensor::from_slice(run.device, &ids, &[tokens]).unwrap();
             let mut dtable = run.f32(&table, &[vocab, hidden]);
             let mut outputs = Vec::new();
@@ -22,7 +21,14 @@ fn forward_and_backward() {
             embedding::backward(&run.tensor(&dy, &[tokens, hidden]), &ids, &mut dtable).unwrap();
             outputs.push(dtable);
             outputs
-        });
+        }
+    };
+    for (vocab, hidden) in [(7, 8), (50, 300)] {
+        compare(&format!("embedding {vocab}x{hidden}"), 0.0, case(vocab, hidden, vec![3, 5, 3, 0, 6, 3, 5]));
+    }
+    for [tokens, hidden] in LARGE {
+        let ids = (0..tokens as u32).map(|t| t * t % 777).collect();
+        compare_large(&format!("embedding {tokens}x{hidden}"), 0.0, || case(777, hidden, ids));
     }
 }
 

@@ -1,4 +1,4 @@
-use crate::support::{assert_as_good, gpus, is_emulator, normal, normal_bf16, rng};
+use crate::support::{assert_as_good, gpus, is_emulator, normal, normal_bf16, poisoned_on, rng};
 use kiungo::device::{DType, Device, Tensor};
 use kiungo::ops::gemm::{Layout, gemm};
 
@@ -32,10 +32,10 @@ fn check(case: Case, devices: &[Device]) {
         let b_shape = if layout == Layout::Nt { [n, k] } else { [k, n] };
         let a = Tensor::from_f32(device, at, a.clone(), &a_shape).unwrap();
         let b = Tensor::from_f32(device, bt, b.clone(), &b_shape).unwrap();
-        let mut c = Tensor::from_f32(device, ct, before.clone(), &[m, n]).unwrap();
-        if !accumulate {
-            c.fill_byte(0xFF).unwrap();
-        }
+        let mut c = match accumulate {
+            true => Tensor::from_f32(device, ct, before.clone(), &[m, n]).unwrap(),
+            false => poisoned_on(device, ct, &[m, n]),
+        };
         gemm(layout, &a, &b, &mut c, accumulate).unwrap();
         c.to_f32().unwrap()
     };

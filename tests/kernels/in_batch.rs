@@ -1,7 +1,7 @@
 //! The losses over a similarity matrix, `infonce.cu` and `triplet.cu`.
 
-use super::compare;
-use crate::support::{normal, rng};
+use super::compare_on;
+use crate::support::{fast_gpus, gpus, normal, rng};
 use kiungo::device::{DType, Tensor};
 use kiungo::ops::infonce::{self, Direction};
 use kiungo::ops::triplet;
@@ -12,14 +12,15 @@ fn losses(
     bound: f64,
     loss: impl Fn(&Tensor, Option<&Tensor>, Direction, &mut Tensor, &mut Tensor) -> kiungo::ops::Result,
 ) {
-    for n in [1, 2, 33, 70] {
+    for n in [1, 2, 33, 70, 127, 129, 1000] {
         let mut rng = rng(n as u64);
         // Coarse values, so that some negatives are equally hard.
         let similarity: Vec<f32> = normal(&mut rng, n * n).iter().map(|x| (x * 4.0).round() / 8.0).collect();
         let excluded: Vec<u8> = normal(&mut rng, n * n).iter().map(|&x| (x > 1.0).into()).collect();
         for direction in [Direction::Forward, Direction::Both] {
             for some in [false, true] {
-                compare(&format!("{what} {n} {direction} excluded {some}"), bound, |run| {
+                let what = format!("{what} {n} {direction} excluded {some}");
+                compare_on(&if n > 70 { fast_gpus() } else { gpus() }, &what, bound, |run| {
                     let excluded = Tensor::from_slice(run.device, &excluded, &[n, n]).unwrap();
                     let [mut value, mut gradient] = [&[1][..], &[n, n]].map(|s| run.poisoned_as(DType::F32, s));
                     let similarity = run.f32(&similarity, &[n, n]);
@@ -45,10 +46,11 @@ fn hardest_negatives() {
 
 #[test]
 fn given_negatives() {
-    for (n, hidden) in [(1, 8), (9, 70), (40, 300)] {
+    for (n, hidden) in [(1, 8), (9, 70), (40, 300), (3, 576), (127, 1536), (129, 4096), (1000, 576)] {
         let mut rng = rng(1);
         let rows = [0; 3].map(|_| normal(&mut rng, n * hidden).iter().map(|x| x / 10.0).collect::<Vec<f32>>());
-        compare(&format!("given triplets {n}x{hidden}"), 1e-6, |run| {
+        let gpus = if hidden > 300 { fast_gpus() } else { gpus() };
+        compare_on(&gpus, &format!("given triplets {n}x{hidden}"), 1e-6, |run| {
             let shape = [n, hidden];
             let [a, p, m] = [0, 1, 2].map(|i| run.f32(&rows[i], &shape));
             let [mut da, mut dp, mut dm] = [0; 3].map(|_| run.poisoned_as(DType::F32, &shape));

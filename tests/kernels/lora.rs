@@ -1,4 +1,4 @@
-use super::compare;
+use super::{compare, compare_large};
 use crate::support::{normal, normal_bf16, rng};
 use kiungo::device::DType;
 use kiungo::ops::lora::{self, Factors};
@@ -6,26 +6,38 @@ use kiungo::ops::philox::Dropout;
 
 #[test]
 fn forward_and_backward() {
-    let dropout = Dropout { probability: 0.3, seed: 9, stream: 4, step: 2 };
-    for (tokens, inputs, outputs, rank) in [(1, 8, 24, 1), (3, 40, 72, 5), (127, 72, 40, 16), (129, 33, 65, 20)] {
+    let drop = Dropout { probability: 0.3, seed: 9, stream: 4, step: 2 };
+    let case = |[tokens, inputs, outputs, rank]: [usize; 4], dropout: Option<Dropout>| {
         let mut rng = rng(1);
         let [x, dx] = [0; 2].map(|_| normal_bf16(&mut rng, tokens * inputs));
         let [y, dy] = [0; 2].map(|_| normal_bf16(&mut rng, tokens * outputs));
         let [a, da] = [0; 2].map(|_| normal(&mut rng, rank * inputs));
         let [b, db] = [0; 2].map(|_| normal(&mut rng, outputs * rank));
-        for dropout in [None, Some(dropout)] {
-            compare(&format!("lora {tokens} {inputs} {outputs} {rank} {dropout:?}"), 2e-6, |run| {
-                let (a, b) = (run.f32(&a, &[rank, inputs]), run.f32(&b, &[outputs, rank]));
-                let factors = Factors { a: &a, b: &b, scale: 2.0, dropout, state: None };
-                let (x, dy) = (run.tensor(&x, &[tokens, inputs]), run.tensor(&dy, &[tokens, outputs]));
-                let [mut s, mut ds] = [0; 2].map(|_| run.poisoned_as(DType::F32, &[tokens, rank]));
-                let mut y = run.tensor(&y, &[tokens, outputs]);
-                lora::forward(&x, &factors, &mut s, &mut y).unwrap();
-                let (mut da, mut db) = (run.f32(&da, &[rank, inputs]), run.f32(&db, &[outputs, rank]));
-                let mut dx = run.tensor(&dx, &[tokens, inputs]);
-                lora::backward(&dy, &x, &s, &factors, &mut ds, &mut da, &mut db, Some(&mut dx)).unwrap();
-                vec![s, y, ds, da, db, dx]
-            });
+        move |run: &super::Run| {
+            let (a, b) = (run.f32(&a, &[rank, inputs]), run.f32(&b, &[outputs, rank]));
+            let factors = Factors { a: &a, b: &b, scale: 2.0, dropout, state: None };
+            let (x, dy) = (run.tensor(&x, &[tokens, inputs]), run.tensor(&dy, &[tokens, outputs]));
+            let [mut s, mut ds] = [0; 2].map(|_| run.poisoned_as(DType::F32, &[tokens, rank]));
+            let mut y = run.tensor(&y, &[tokens, outputs]);
+            lora::forward(&x, &factors, &mut s, &mut y).unwrap();
+            let (mut da, mut db) = (run.f32(&da, &[rank, inputs]), run.f32(&db, &[outputs, rank]));
+            let mut dx = run.tensor(&dx, &[tokens, inputs]);
+            lora::backward(&dy, &x, &s, &factors, &mut ds, &mut da, &mut db, Some(&mut dx)).unwrap();
+            vec![s, y, ds, da, db, dx]
+        }
+    };
+    for dropout in [None, Some(drop)] {
+        for shape in [[1, 8, 24, 1], [3, 40, 72, 5], [127, 72, 40, 16], [129, 33, 65, 20]] {
+            compare(&format!("lora {shape:?} {dropout:?}"), 2e-6, case(shape, dropout));
+        }
+        for shape in [
+            [1, 4096, 1024, 16],
+            [3, 576, 1536, 8],
+            [127, 1536, 576, 16],
+            [129, 4096, 4096, 16],
+            [1000, 1536, 4096, 64],
+        ] {
+            compare_large(&format!("lora {shape:?} {dropout:?}"), 4e-6, || case(shape, dropout));
         }
     }
 }

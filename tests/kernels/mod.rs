@@ -20,8 +20,11 @@ mod similarity;
 mod step;
 mod swiglu;
 
-use crate::support::{assert_as_good, assert_close, fast_gpus, gpus, widen};
+use crate::support::{assert_as_good, assert_close, fast_gpus, gpus, poisoned_on, widen};
 use kiungo::device::{DType, Device, Tensor};
+
+/// Tokens and hidden sizes of models, for GPUs.
+const LARGE: [[usize; 2]; 7] = [[1, 4096], [3, 1536], [127, 576], [129, 4096], [1000, 576], [1000, 1536], [1000, 4096]];
 
 /// Random data, put on a device and rounded to an activation type for each run of an op.
 struct Run<'a> {
@@ -47,9 +50,7 @@ impl Run<'_> {
 
     /// An output of another type, all ones in its bits.
     fn poisoned_as(&self, dtype: DType, shape: &[usize]) -> Tensor {
-        let mut tensor = Tensor::zeros(self.device, dtype, shape).unwrap();
-        tensor.fill_byte(0xFF).unwrap();
-        tensor
+        poisoned_on(self.device, dtype, shape)
     }
 }
 
@@ -63,16 +64,17 @@ fn compare(what: &str, bound: f64, op: impl Fn(&Run) -> Vec<Tensor>) {
 }
 
 /// The same for shapes that only a GPU can run in a test's time: not the emulator, and not a GPU under a sanitizer.
+/// `case` makes the data, which is not made in vain.
 #[track_caller]
-fn compare_large(what: &str, bound: f64, op: impl Fn(&Run) -> Vec<Tensor>) {
-    compare_on(&fast_gpus(), what, bound, op);
+fn compare_large<Op: Fn(&Run) -> Vec<Tensor>>(what: &str, bound: f64, case: impl FnOnce() -> Op) {
+    let gpus = fast_gpus();
+    if !gpus.is_empty() {
+        compare_on(&gpus, what, bound, case());
+    }
 }
 
 #[track_caller]
 fn compare_on(gpus: &[Device], what: &str, bound: f64, op: impl Fn(&Run) -> Vec<Tensor>) {
-    if gpus.is_empty() {
-        return;
-    }
     let values = |device: &Device, dtype| -> Vec<Vec<f32>> {
         op(&Run { device, dtype }).iter().map(|t| t.to_f32().unwrap()).collect()
     };

@@ -1,5 +1,5 @@
 use super::{bits, compare};
-use crate::support::{gpus, normal, normal_bf16, rng};
+use crate::support::{gpus, normal, normal_bf16, poisoned_on, rng};
 use kiungo::device::{DType, Device, Tensor};
 use kiungo::ops::linear::{self, Weight};
 use kiungo::ops::nf4::{self, Nf4Tensor, Scales, THRESHOLDS};
@@ -22,13 +22,12 @@ fn check(dtype: DType, x: &[f32], shape: [usize; 2]) {
     for double in [false, true] {
         let run = |device: &Device| {
             let mut quantized = Nf4Tensor::empty(device, shape, double).unwrap();
-            quantized.codes.fill_byte(0xFF).unwrap();
+            quantized.codes = poisoned_on(device, DType::U8, quantized.codes.shape());
             let x = Tensor::from_f32(device, dtype, x.to_vec(), &shape).unwrap();
             nf4::quantize(&x, &mut quantized).unwrap();
             let mut outputs = Vec::new();
             for (exact, dtype) in [(true, DType::F32), (false, DType::F32), (false, DType::Bf16)] {
-                let mut y = Tensor::zeros(device, dtype, &shape).unwrap();
-                y.fill_byte(0xFF).unwrap();
+                let mut y = poisoned_on(device, dtype, &shape);
                 let dequantize = if exact { nf4::dequantize_exact } else { nf4::dequantize };
                 dequantize(&quantized, &mut y).unwrap();
                 outputs.push(bits(&y.to_f32().unwrap()));

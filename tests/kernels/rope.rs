@@ -1,23 +1,30 @@
-use super::compare;
+use super::{compare, compare_large};
 use crate::support::{gpus, normal_bf16, rng};
 use kiungo::device::{DType, Tensor};
 use kiungo::ops::rope::{self, Scaling, Table, inverse_frequencies};
 
 #[test]
 fn forward_and_backward() {
-    for (tokens, heads, head_dim) in [(1, 1, 2), (5, 3, 64), (7, 9, 6)] {
+    let case = |[tokens, heads, head_dim]: [usize; 3]| {
         let mut rng = rng(1);
         let shape = [tokens, heads * head_dim];
         let x = normal_bf16(&mut rng, tokens * heads * head_dim);
         let positions: Vec<u32> = (0..tokens as u32).map(|t| (t * 3) % 11).collect();
-        compare(&format!("rope {tokens} {heads}x{head_dim}"), 1e-7, |run| {
+        move |run: &super::Run| {
             let table = Table::new(run.device, &inverse_frequencies(1e4, head_dim, &Scaling::None), 11).unwrap();
             let positions = Tensor::from_slice(run.device, &positions, &[tokens]).unwrap();
             let (mut forward, mut back) = (run.tensor(&x, &shape), run.tensor(&x, &shape));
             rope::forward(&mut forward, &positions, &table, head_dim).unwrap();
             rope::backward(&mut back, &positions, &table, head_dim).unwrap();
             vec![forward, back]
-        });
+        }
+    };
+    for shape in [[1, 1, 2], [5, 3, 64], [7, 9, 6]] {
+        compare(&format!("rope {shape:?}"), 1e-7, case(shape));
+    }
+    // 576, 1536 and 4096 wide.
+    for shape in [[1, 32, 128], [3, 24, 64], [127, 9, 64], [129, 32, 128], [1000, 9, 64], [1000, 32, 128]] {
+        compare_large(&format!("rope {shape:?}"), 1e-7, || case(shape));
     }
 }
 

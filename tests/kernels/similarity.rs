@@ -1,10 +1,15 @@
-use crate::support::{gpus, normal, rng};
+use crate::support::{fast_gpus, gpus, normal, poisoned_on, rng};
 use kiungo::device::{DType, Device, Tensor};
 use kiungo::ops::similarity;
 
 #[test]
 fn top_k_is_that_of_the_cpu() {
-    for (queries, candidates, k) in [(1, 1, 1), (3, 7, 7), (5, 300, 10)] {
+    check(&[(1, 1, 1), (3, 7, 7), (5, 300, 10)], &gpus());
+    check(&[(1, 576, 1), (3, 1536, 10), (127, 4096, 5), (129, 577, 20), (1000, 1190, 10)], &fast_gpus());
+}
+
+fn check(cases: &[(usize, usize, usize)], gpus: &[Device]) {
+    for &(queries, candidates, k) in cases {
         // Coarse values, so that some are equal; and what sorts in unusual ways.
         let mut values: Vec<f32> =
             normal(&mut rng(1), queries * candidates).iter().map(|x| (x * 4.0).round()).collect();
@@ -13,15 +18,14 @@ fn top_k_is_that_of_the_cpu() {
         }
         let run = |device: &Device| {
             let values = Tensor::from_slice(device, &values, &[queries, candidates]).unwrap();
-            let mut scores = Tensor::zeros(device, DType::F32, &[queries, k]).unwrap();
-            let mut indices = Tensor::zeros(device, DType::U32, &[queries, k]).unwrap();
-            indices.fill_byte(0xFF).unwrap();
+            let mut scores = poisoned_on(device, DType::F32, &[queries, k]);
+            let mut indices = poisoned_on(device, DType::U32, &[queries, k]);
             similarity::top_k(&values, k, &mut scores, &mut indices).unwrap();
             (super::bits(&scores.to_f32().unwrap()), indices.to_vec::<u32>().unwrap())
         };
         let expected = run(&Device::Cpu);
-        for gpu in gpus() {
-            assert_eq!(run(&gpu), expected, "{queries}x{candidates}, {k} on {gpu}");
+        for gpu in gpus {
+            assert_eq!(run(gpu), expected, "{queries}x{candidates}, {k} on {gpu}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::relative_error;
 use crate::emulator::{self, Emulator};
-use kiungo::device::{Device, DeviceError, Gpu, cuda};
+use kiungo::device::{Device, DeviceError, Executor, Gpu, cuda};
 use std::sync::Once;
 
 /// What CUDA kernels are tested on: the emulator, and the GPU where there is one.
@@ -26,10 +26,22 @@ pub fn gpus() -> Vec<Device> {
     emulator.into_iter().chain(gpu).collect()
 }
 
-/// Those that run large shapes in a test's time: the emulator does not, and a GPU does not under a sanitizer, where
-/// `KIUNGO_SANITIZER` is set.
+/// The executors below [`gpus`], for tests that put something between.
+pub fn executors() -> Vec<Box<dyn Executor>> {
+    let executor = |device: Device| -> Box<dyn Executor> {
+        if is_emulator(&device) { Box::new(Emulator::new()) } else { Box::new(cuda::Driver::new(0).unwrap()) }
+    };
+    gpus().into_iter().map(executor).collect()
+}
+
+/// True under compute-sanitizer, which makes kernels many times slower: `KIUNGO_SANITIZER` is set there.
+pub fn under_sanitizer() -> bool {
+    std::env::var_os("KIUNGO_SANITIZER").is_some()
+}
+
+/// Those that run large shapes in a test's time: the emulator does not, nor a GPU under a sanitizer.
 pub fn fast_gpus() -> Vec<Device> {
-    if std::env::var_os("KIUNGO_SANITIZER").is_some() {
+    if under_sanitizer() {
         return vec![];
     }
     gpus().into_iter().filter(|device| !is_emulator(device)).collect()

@@ -1,11 +1,13 @@
 //! What tests share: random data, errors relative to float64, golden files.
 #![allow(dead_code)]
 
+mod counting;
 mod golden;
 mod gpu;
 
+pub use counting::Counting;
 pub use golden::Golden;
-pub use gpu::{assert_as_good, fast_gpus, gpus, is_emulator};
+pub use gpu::{assert_as_good, executors, fast_gpus, gpus, is_emulator, under_sanitizer};
 use half::bf16;
 use kiungo::device::{DType, Device, Tensor};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -56,8 +58,18 @@ pub fn tensor_as(dtype: DType, data: &[f32], shape: &[usize]) -> Tensor {
 
 /// The same as [`poisoned`] for any float type.
 pub fn poisoned_as(dtype: DType, shape: &[usize]) -> Tensor {
-    let mut tensor = Tensor::zeros(&Device::Cpu, dtype, shape).unwrap();
-    tensor.fill_byte(0xFF).unwrap();
+    poisoned_on(&Device::Cpu, dtype, shape)
+}
+
+/// The same on any device, of any type: all bits are ones.
+///
+/// With `KIUNGO_POISON=off` the memory is left as it was allocated, so that compute-sanitizer's initcheck, for which
+/// poison is a value like any other, sees elements that are read and were never written.
+pub fn poisoned_on(device: &Device, dtype: DType, shape: &[usize]) -> Tensor {
+    let mut tensor = Tensor::uninitialized(device, dtype, shape).unwrap();
+    if std::env::var("KIUNGO_POISON").as_deref() != Ok("off") {
+        tensor.fill_byte(0xFF).unwrap();
+    }
     tensor
 }
 

@@ -1,39 +1,191 @@
 //! Whole training steps on CUDA kernels (the emulator's, and a GPU's where there is one) against the CPU.
 
 use super::words::{group, setup};
-use crate::support::{Golden, assert_close, gpus};
+use crate::support::{
+    Counting, Golden, assert_close, executors, fast_gpus, gpus, is_emulator, path, relative_error, smollm2,
+    under_sanitizer,
+};
 use kiungo::device::{DType, Device};
-use kiungo::training::batch::Translations;
-use kiungo::training::learner::Learner;
-use kiungo::training::settings::Method;
-use kiungo::training::step::Trainer;
+use kiungo::formats::pairs;
+use kiungo::formats::safetensors::Checkpoint;
+use kiungo::formats::tokenizer::{Bos, Tokenizer};
+use kiungo::formats::weights::{Options, load};
+use kiungo::llama::Layer;
+use kiungo::llama::config::Config;
+use kiungo::llama::model::Base;
+use kiungo::training::batch::{Group, Translations};
+use kiungo::training::plan::Plan;
+use kiungo::training::settings::{Method, Preset, Settings};
+use kiungo::training::step::{Trainer, UNDER_WAY};
+use std::collections::BTreeMap;
 
-/// Losses of three steps and all that learned, after them.
-fn train(device: &Device, compute: DType, method: Method) -> (Vec<f32>, Vec<f32>) {
+/// The tiny golden model and its pairs, with dropout and a clip.
+fn trainer(device: &Device, compute: DType, method: Method) -> (Trainer, Group) {
     let golden = Golden::open("words.safetensors");
     let (mut settings, plan, model) = setup(device, compute, method);
     (settings.dropout, settings.clip) = (0.1, Some(1.0));
     let group = group(&golden);
-    let learner = Learner::new(&plan, &settings, &model).unwrap();
     let translations = Translations::new(&group.pairs);
-    let mut trainer = Trainer::with_learner(model, learner, &settings, &plan, &group, translations).unwrap();
-    let losses = (0..3).map(|step| trainer.step(&group, &[0, 1, 2, 3], step, 1e-3).unwrap().loss).collect();
+    (Trainer::new(model, &settings, &plan, &group, translations).unwrap(), group)
+}
+
+fn learned(trainer: &mut Trainer) -> Vec<f32> {
     let parameters = trainer.learner.parameters(&mut trainer.model);
-    (losses, parameters.iter().flat_map(|p| p.master.to_vec::<f32>().unwrap()).collect())
+    parameters.iter().flat_map(|p| p.master.to_vec::<f32>().unwrap()).collect()
+}
+
+/// Losses of some steps, and all that learned, after them.
+fn train(device: &Device, compute: DType, method: Method, steps: u32) -> (Vec<f32>, Vec<f32>) {
+    let (mut trainer, group) = trainer(device, compute, method);
+    let losses = (0..steps).map(|step| trainer.step(&group, &[0, 1, 2, 3], step, 1e-3).unwrap().loss).collect();
+    (losses, learned(&mut trainer))
 }
 
 #[test]
 fn a_step_on_cuda_kernels_agrees_with_the_cpu() {
     for device in gpus() {
         for method in [Method::Lora, Method::Full] {
-            let (cpu_losses, cpu) = train(&Device::Cpu, DType::F32, method);
-            let (losses, learned) = train(&device, DType::F32, method);
+            let (cpu_losses, cpu) = train(&Device::Cpu, DType::F32, method, 3);
+            let (losses, learned) = train(&device, DType::F32, method, 3);
             assert_close(&format!("{method} losses on {device}"), &losses, &cpu_losses, 1e-5);
             assert_close(&format!("{method} parameters on {device}"), &learned, &cpu, 1e-4);
             // The same rounding points: bf16 on the GPU is as far from f32 as bf16 on the CPU is.
-            let (cpu_rounded, _) = train(&Device::Cpu, DType::Bf16, method);
-            let (rounded, _) = train(&device, DType::Bf16, method);
+            let (cpu_rounded, _) = train(&Device::Cpu, DType::Bf16, method, 3);
+            let (rounded, _) = train(&device, DType::Bf16, method, 3);
             assert_close(&format!("{method} bf16 losses on {device}"), &rounded, &cpu_rounded, 5e-3);
+        }
+    }
+}
+
+/// Trained again and again from the start: the same bytes. 50 times on a GPU.
+#[test]
+fn a_seed_gives_the_same_bytes_every_time() {
+    for device in [Device::Cpu].into_iter().chain(gpus()) {
+        let (repeats, steps) =
+            if device.is_cpu() || is_emulator(&device) || under_sanitizer() { (3, 2) } else { (50, 5) };
+        for method in [Method::Lora, Method::Full] {
+            let bits = || {
+                let (losses, learned) = train(&device, DType::Bf16, method, steps);
+                [losses, learned].concat().into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            };
+            let first = bits();
+            for repeat in 1..repeats {
+                let differ = bits().iter().zip(&first).filter(|(a, b)| a != b).count();
+                assert_eq!(differ, 0, "{method} on {device}, run {repeat}: so many of {} values differ", first.len());
+            }
+        }
+    }
+}
+
+/// After the first step of each kind the host asks for no memory and waits for nothing, whatever the batch.
+#[test]
+fn a_step_neither_allocates_nor_waits() {
+    for executor in executors() {
+        let (gpu, calls) = Counting::gpu(executor);
+        for method in [Method::Lora, Method::Full] {
+            let device = Device::Cuda(gpu.clone());
+            let (mut trainer, group) = trainer(&device, DType::Bf16, method);
+            let mut losses = vec![];
+            for step in 0..10 {
+                if step == 2 {
+                    calls.take();
+                }
+                let pairs = [&[0, 1, 2, 3][..], &[2, 0], &[3, 1, 0]][step as usize % 3];
+                trainer.launch(&group, pairs, step, 1e-3).unwrap();
+                losses.extend(trainer.report_or_room().unwrap().map(|report| report.loss));
+            }
+            let what = format!("{method} on {device}");
+            let called = calls.take();
+            let allowed = ["copy", "fill", "launch", "upload_pinned", "finished"];
+            let others: BTreeMap<_, _> = called.iter().filter(|(name, _)| !allowed.contains(name)).collect();
+            assert!(others.is_empty(), "{what}: steps 3 to 10 called {others:?}");
+            assert!(called["launch"] > 8 && called["upload_pinned"] > 8, "{what}: {called:?}");
+            while let Some(report) = trainer.wait().unwrap() {
+                losses.push(report.loss);
+            }
+            assert!(losses.len() == 10 && losses.iter().all(|loss| loss.is_finite()), "{what}: {losses:?}");
+        }
+    }
+}
+
+/// Steps that are launched ahead do what steps taken one by one do, and there is a limit to them.
+#[test]
+fn steps_under_way_at_once_give_the_same_bytes() {
+    for device in [Device::Cpu].into_iter().chain(gpus()) {
+        let (losses, expected) = train(&device, DType::F32, Method::Lora, UNDER_WAY as u32);
+        let (mut trainer, group) = trainer(&device, DType::F32, Method::Lora);
+        for step in 0..UNDER_WAY as u32 {
+            trainer.launch(&group, &[0, 1, 2, 3], step, 1e-3).unwrap();
+        }
+        let error = trainer.launch(&group, &[0], 9, 1e-3).unwrap_err().to_string();
+        assert_eq!(error, "step: 4 steps are under way: take a report before the next one");
+        let reports: Vec<f32> = std::iter::from_fn(|| trainer.wait().unwrap()).map(|report| report.loss).collect();
+        assert_eq!(reports, losses, "{device}");
+        assert!(learned(&mut trainer) == expected, "{device}: other parameters");
+    }
+}
+
+/// One step on 16 Romanian words: its loss, and the gradient of each parameter.
+fn smollm2_gradients(device: &Device, compute: DType, method: Method, target: Layer) -> (f32, Vec<(String, Vec<f32>)>) {
+    let folder = smollm2().unwrap();
+    let config = Config::open(&folder).unwrap();
+    let mut settings = Settings::preset(Preset::Clean, method, &config);
+    (settings.base, settings.target, settings.batch) = (Base::F32, target, 16);
+    let plan = Plan::new(&settings, &config, &[]).unwrap();
+    let options = Options { parts: plan.parts, base: settings.base, compute, device, positions: 64 };
+    let model = load(&Checkpoint::open(&folder).unwrap(), &config, options, |_| {}).unwrap();
+    let tokenizer = Tokenizer::open(&folder, &config).unwrap();
+    let pairs: Vec<_> = pairs::read(&path("data/wold/romanian.train.tsv"), None).unwrap().pairs;
+    let pairs: Vec<_> = pairs.into_iter().take(16).collect();
+    let encode = |text: &String| tokenizer.encode(text, Bos::Add, 64).unwrap().ids;
+    let sources = pairs.iter().map(|p| encode(&p.source)).collect();
+    let targets = pairs.iter().map(|p| encode(&p.target)).collect();
+    let group = Group { pairs, sources, targets };
+    let translations = Translations::new(&group.pairs);
+    let mut trainer = Trainer::new(model, &settings, &plan, &group, translations).unwrap();
+    // B is zero at the start, and A has no gradient then: the second step's gradients say more.
+    let learning_rate = if method == Method::Lora { 1e-3 } else { 1e-5 };
+    let all: Vec<usize> = (0..16).collect();
+    trainer.step(&group, &all, 0, learning_rate).unwrap();
+    let loss = trainer.gradients(&group, &all, 1).unwrap();
+    let parameters = trainer.learner.parameters(&mut trainer.model);
+    (loss, parameters.iter().map(|p| (p.name.clone(), p.gradient.to_vec::<f32>().unwrap())).collect())
+}
+
+/// A GPU's bf16 may be twice as far from f32 as the CPU's bf16 is; its f32 rounds as seldom as the CPU's.
+#[test]
+fn a_step_on_smollm2_agrees_with_the_cpu() {
+    if smollm2().is_none() {
+        return;
+    }
+    for device in fast_gpus() {
+        for (method, target) in
+            [(Method::Lora, Layer::Hidden(2)), (Method::Full, Layer::Hidden(2)), (Method::Full, Layer::Final)]
+        {
+            let what = format!("{method} at {target} on {device}");
+            let run = |device: &Device, compute| smollm2_gradients(device, compute, method, target);
+            let all = |g: &[(String, Vec<f32>)]| g.iter().flat_map(|(_, g)| g.iter().copied()).collect::<Vec<f32>>();
+            let (exact_loss, exact) = run(&Device::Cpu, DType::F32);
+            let (cpu_loss, cpu) = run(&Device::Cpu, DType::Bf16);
+            let (loss, found) = run(&device, DType::F32);
+            let difference = relative_error(&all(&found), &all(&exact));
+            println!("{what}: f32 loss {loss} and {exact_loss} on the CPU; gradients differ by {difference:.2e}");
+            assert!((loss - exact_loss).abs() <= 1e-3 * exact_loss.abs(), "{what}: loss {loss}, CPU {exact_loss}");
+            assert!(difference <= 1e-2, "{what}: f32 gradients differ by {difference:.2e}");
+
+            let (loss, found) = run(&device, DType::Bf16);
+            let (error, allowed) =
+                (relative_error(&all(&found), &all(&exact)), relative_error(&all(&cpu), &all(&exact)));
+            println!("{what}: bf16 loss {loss} and {cpu_loss} on the CPU; error {error:.2e}, the CPU's {allowed:.2e}");
+            let near = 2.0 * (cpu_loss - exact_loss).abs() + exact_loss.abs() / 256.0;
+            assert!(
+                (loss - exact_loss).abs() <= near,
+                "{what}: bf16 loss {loss}, {cpu_loss} on the CPU, f32 {exact_loss}"
+            );
+            assert!(
+                error <= 2.0 * allowed,
+                "{what}: bf16 gradients are off by {error:.2e}, the CPU's by {allowed:.2e}"
+            );
         }
     }
 }

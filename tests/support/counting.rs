@@ -1,0 +1,91 @@
+//! An executor that counts what is asked of it.
+
+use kiungo::device::{DeviceError, Executor, Gpu, Launch};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+/// Another executor, with its calls counted.
+pub struct Counting {
+    inner: Box<dyn Executor>,
+    calls: Calls,
+}
+
+/// How often each function of an executor was called.
+#[derive(Clone, Debug, Default)]
+pub struct Calls(Arc<Mutex<BTreeMap<&'static str, usize>>>);
+
+impl Calls {
+    pub fn of(&self, function: &str) -> usize {
+        self.0.lock().unwrap().get(function).copied().unwrap_or(0)
+    }
+
+    /// Forgets all calls so far, and returns them.
+    pub fn take(&self) -> BTreeMap<&'static str, usize> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+
+    fn count(&self, function: &'static str) {
+        *self.0.lock().unwrap().entry(function).or_default() += 1;
+    }
+}
+
+impl Counting {
+    /// A GPU over `inner`, and its calls.
+    pub fn gpu(inner: Box<dyn Executor>) -> (Gpu, Calls) {
+        let calls = Calls::default();
+        (Gpu::new(Counting { inner, calls: calls.clone() }), calls)
+    }
+
+    fn counted(&self, function: &'static str) -> &dyn Executor {
+        self.calls.count(function);
+        &*self.inner
+    }
+}
+
+impl Executor for Counting {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+    fn multiprocessors(&self) -> u32 {
+        self.inner.multiprocessors()
+    }
+    fn capability(&self) -> u32 {
+        self.inner.capability()
+    }
+    fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
+        self.counted("allocate").allocate(bytes)
+    }
+    fn free(&self, address: u64) {
+        self.counted("free").free(address)
+    }
+    fn upload(&self, data: &[u8], to: u64) -> Result<(), DeviceError> {
+        self.counted("upload").upload(data, to)
+    }
+    fn download(&self, from: u64, data: &mut [u8]) -> Result<(), DeviceError> {
+        self.counted("download").download(from, data)
+    }
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), DeviceError> {
+        self.counted("copy").copy(from, to, bytes)
+    }
+    fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<(), DeviceError> {
+        self.counted("fill").fill(at, byte, bytes)
+    }
+    fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
+        self.counted("launch").launch(launch)
+    }
+    fn allocate_pinned(&self, bytes: usize) -> Result<[u64; 2], DeviceError> {
+        self.counted("allocate_pinned").allocate_pinned(bytes)
+    }
+    fn free_pinned(&self, host: u64) {
+        self.counted("free_pinned").free_pinned(host)
+    }
+    fn upload_pinned(&self, from: u64, to: u64, bytes: usize) -> Result<(), DeviceError> {
+        self.counted("upload_pinned").upload_pinned(from, to, bytes)
+    }
+    fn finished(&self) -> Result<bool, DeviceError> {
+        self.counted("finished").finished()
+    }
+    fn synchronize(&self) -> Result<(), DeviceError> {
+        self.counted("synchronize").synchronize()
+    }
+}
