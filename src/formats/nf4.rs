@@ -18,6 +18,13 @@ pub fn is_quantised(checkpoint: &Checkpoint, weight: &str) -> bool {
     ["nf4", "fp4"].iter().any(|kind| checkpoint.contains(&state_name(weight, kind)))
 }
 
+/// The shape of a weight in 4 bits, `[out, in]`, as its quantisation state says.
+pub fn shape(checkpoint: &Checkpoint, weight: &str) -> Result<[usize; 2], CheckpointError> {
+    let reader = Reader { checkpoint, weight };
+    let shape = reader.state()?.shape;
+    shape.as_slice().try_into().map_err(|_| reader.error(format!("shape {shape:?}, expected two dimensions")))
+}
+
 /// Reads a weight of shape `[out, in]` onto a device, as it was quantised: codes and scales, bit for bit.
 pub fn read(
     checkpoint: &Checkpoint,
