@@ -24,7 +24,7 @@ fn run(device: &Device) -> Result<[Vec<f32>; 4], Box<dyn Error>> {
     let zeros = |shape: &[usize]| Tensor::zeros(device, DType::F32, shape);
     let weight = Weight::Nf4(Nf4Tensor::quantize(&f32s(OUT * IN, 1, &[OUT, IN])?, false)?);
     let (a, b) = (f32s(RANK * IN, 2, &[RANK, IN])?, f32s(OUT * RANK, 3, &[OUT, RANK])?);
-    let factors = Factors { a: &a, b: &b, scale: 2.0, dropout: None };
+    let factors = Factors::new(&a, &b, 2.0);
 
     let x = f32s(TOKENS * IN, 4, &[TOKENS, IN])?;
     let (mut s, mut y) = (zeros(&[TOKENS, RANK])?, zeros(&[TOKENS, OUT])?);

@@ -1,4 +1,10 @@
 //! AdamW: Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv 1711.05101), as PyTorch computes it.
+//!
+//! # Cost and error
+//!
+//! - Cost: one pass over five arrays: 28 bytes a parameter (gradient, weight and moments read, all but the gradient
+//!   written) and `b` for the copy; about 15 FLOPs a parameter.
+//! - Error: a weight within 1e-7 of PyTorch, its update within 1e-5; a GPU gives the CPU's bytes.
 
 use super::check::{Check, F32, FLOAT};
 use super::float::with_float;

@@ -1,5 +1,10 @@
 //! The norm of a gradient over many tensors (Pascanu et al. 2013, arXiv 1211.5063): sums of squares here, their root and
 //! the factor of clipping in [`super::step::judge`].
+//!
+//! # Cost and error
+//!
+//! - Cost: 4 bytes an element and 2 FLOPs; the scaling itself is part of AdamW's pass.
+//! - Error: 1e-6, on both devices; sums are f64.
 
 use super::check::{Check, F32};
 use super::params::KIUNGO_SQUARES_CHUNK;

@@ -1,4 +1,10 @@
 //! Rows scaled to length 1, whose dot products are cosines.
+//!
+//! # Cost and error
+//!
+//! - Cost: forward reads and writes `n * hidden` values (8 bytes each, 3 FLOPs); backward reads two and writes one
+//!   (12 bytes, 5 FLOPs).
+//! - Error: 1e-6, gradients 1e-5; the length is summed in f64. A GPU within 1e-6 of the CPU.
 
 use super::check::{Check, F32};
 use crate::device::{Device, Tensor};

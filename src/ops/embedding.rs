@@ -1,4 +1,10 @@
 //! Token embedding: row `ids[t]` of a table.
+//!
+//! # Cost and error
+//!
+//! - Cost: forward moves `2 * b * tokens * hidden` bytes; backward reads `b * tokens * hidden` and adds as many
+//!   f32. No FLOPs but those additions.
+//! - Error: forward is a copy, rounded where types differ; backward 1e-6. A GPU gives the CPU's bytes.
 
 use super::check::{Check, F32, FLOAT, U32};
 use super::float::with_float;

@@ -1,4 +1,24 @@
 //! Matrix products, in the three layouts that a linear layer and its gradients need.
+//!
+//! # Cost and error
+//!
+//! - Cost: `2 * m * n * k` FLOPs; at least `b * (m * k + k * n + m * n)` bytes, once more the last where it adds.
+//!   On a GPU bf16 operands whose rows are multiples of 8 run on the tensor cores, all else on the ordinary ones.
+//! - Error: 1e-6 where the result is f32; in bf16 at most twice the error of the exact result rounded once.
+//!
+//! # Example
+//!
+//! ```
+//! use kiungo::device::{Device, Tensor};
+//! use kiungo::ops::gemm::{Layout, gemm};
+//!
+//! let a = Tensor::from_slice(&Device::Cpu, &[1.0f32, 2.0, 3.0, 4.0], &[2, 2])?;
+//! let b = Tensor::from_slice(&Device::Cpu, &[1.0f32, 0.0, 1.0, 1.0], &[2, 2])?;
+//! let mut c = Tensor::from_slice(&Device::Cpu, &[0.0f32; 4], &[2, 2])?;
+//! gemm(Layout::Nt, &a, &b, &mut c, false)?;
+//! assert_eq!(c.as_slice::<f32>()?, [1.0, 3.0, 3.0, 7.0]);
+//! # Ok::<(), kiungo::ops::OpError>(())
+//! ```
 
 use super::check::{Check, FLOAT};
 use super::float::with_float;

@@ -2,6 +2,12 @@
 //!
 //! Each row is a classification of the anchor among the batch's positives, with logits `similarity / temperature`
 //! and the pair's own entry as the right answer; columns likewise ([`Direction`]).
+//!
+//! # Cost and error
+//!
+//! - Cost: reads the similarities twice and writes the gradients: `12 * n^2` bytes; an exponential an entry and
+//!   direction, twice.
+//! - Error: loss and gradient 1e-6; exponentials and sums are f64. A GPU within 1e-6 of the CPU.
 
 use super::check::Check;
 pub use super::in_batch::Direction;

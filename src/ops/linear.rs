@@ -1,6 +1,30 @@
 //! The linear layer without bias, `y = x W^T`, over a weight in any of its forms.
 //!
 //! Over NF4 a GPU dequantises the weight into the [workspace](crate::device::Gpu::reserve): `2 * out * in` bytes.
+//!
+//! # Cost and error
+//!
+//! - Cost: that of a product of `tokens`, `out` and `in` ([`gemm`](super::gemm)): `2 * tokens * out * in` FLOPs
+//!   forward and for each gradient. Over NF4 a GPU also reads about `0.53 * out * in` bytes and writes and reads `2
+//!   * out * in`.
+//! - Error: that of [`gemm`](super::gemm), against float64 with the weight that is computed with, dequantised where
+//!   it is NF4.
+//!
+//! # Example
+//!
+//! ```
+//! use kiungo::device::{Device, Tensor};
+//! use kiungo::ops::linear::{self, Weight};
+//! use kiungo::ops::nf4::Nf4Tensor;
+//!
+//! let dense = Tensor::from_slice(&Device::Cpu, &[0.5f32; 2 * 64], &[2, 64])?;
+//! let weight = Weight::Nf4(Nf4Tensor::quantize(&dense, false)?);
+//! let x = Tensor::from_slice(&Device::Cpu, &[1.0f32; 64], &[1, 64])?;
+//! let mut y = Tensor::from_slice(&Device::Cpu, &[0.0f32; 2], &[1, 2])?;
+//! linear::forward(&x, &weight, &mut y)?;
+//! assert_eq!(y.as_slice::<f32>()?, [32.0, 32.0]);
+//! # Ok::<(), kiungo::ops::OpError>(())
+//! ```
 
 use super::Result;
 use super::check::{Allowed, Check, F32, FLOAT};

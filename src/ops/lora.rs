@@ -2,6 +2,29 @@
 //!
 //! `drop` zeroes elements of `x` at random and scales the others by `1 / (1 - p)`, as PEFT does. Its mask is a
 //! function of the element's index ([`Dropout`]), so the backward pass computes it again instead of keeping it.
+//!
+//! # Cost and error
+//!
+//! - Cost: forward `2 * tokens * rank * (in + out)` FLOPs, backward twice that, and once more `2 * tokens * rank *
+//!   in` for `dx`; activations are read once a product: forward moves `b * tokens * (in + 2 * out)` bytes, and the
+//!   factors.
+//! - Error: 1e-6, gradients too; in bf16 at most twice the error of the exact result rounded once. A GPU within
+//!   2e-6 of the CPU.
+//!
+//! # Example
+//!
+//! ```
+//! use kiungo::device::{Device, Tensor};
+//! use kiungo::ops::lora::{self, Factors};
+//!
+//! let cpu = |values: &[f32], shape: &[usize]| Tensor::from_slice(&Device::Cpu, values, shape);
+//! let (a, b) = (cpu(&[1.0, 2.0], &[1, 2])?, cpu(&[3.0], &[1, 1])?);
+//! let factors = Factors::new(&a, &b, 0.5);
+//! let (x, mut s, mut y) = (cpu(&[1.0, 1.0], &[1, 2])?, cpu(&[0.0], &[1, 1])?, cpu(&[10.0], &[1, 1])?);
+//! lora::forward(&x, &factors, &mut s, &mut y)?;
+//! assert_eq!(y.as_slice::<f32>()?, [14.5]);
+//! # Ok::<(), kiungo::ops::OpError>(())
+//! ```
 
 use super::Result;
 use super::check::{Allowed, Check, F32, FLOAT};
@@ -25,7 +48,12 @@ pub struct Factors<'a> {
     pub state: Option<&'a State>,
 }
 
-impl Factors<'_> {
+impl<'a> Factors<'a> {
+    /// An adapter without dropout.
+    pub fn new(a: &'a Tensor, b: &'a Tensor, scale: f32) -> Factors<'a> {
+        Factors { a, b, scale, dropout: None, state: None }
+    }
+
     /// Checks the factors, and returns `[rank, in, out]`.
     fn check(&self, check: &Check) -> Result<[usize; 3]> {
         let (rank, inputs) = check.matrix("a", self.a)?;

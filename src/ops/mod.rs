@@ -7,6 +7,13 @@
 //! Conventions: tensors are row-major; `m` or `tokens` is the number of packed tokens; activations are f32 or
 //! bf16; sums, norms, softmax, losses and gradients of parameters are f32; a result is rounded once, at its end.
 //! Outputs are overwritten unless a function says that it adds.
+//! No op keeps a tensor, allocates device memory, or waits for the device; a GPU's
+//! [workspace](crate::device::Gpu::reserve) serves those that need scratch, and they say how much.
+//!
+//! "Cost and error" on the pages counts FLOPs, and the bytes that must move with `b` bytes an activation (4 or 2). An error is
+//! `|found - exact| / |exact|` over a whole tensor, `exact` in float64, and the figure is what the tests assert of the CPU in f32;
+//! a bf16 result may have twice the error of the exact one rounded once, unless a page says otherwise. "A GPU
+//! within x of the CPU" is asserted of f32; in bf16 a kernel may have twice the error of the CPU's bf16.
 
 mod check;
 mod exp;

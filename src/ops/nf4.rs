@@ -10,6 +10,30 @@
 //! A block of zeros gets code 0, as bitsandbytes gives it on CUDA (on the CPU it gives 7). Either dequantises to 0, but
 //! not under double quantisation, where the decoded absmax of such a block need not be 0: there code 0 gives its
 //! negative. That is what bitsandbytes on CUDA computes too; pretrained weights have no such blocks.
+//!
+//! # Cost and error
+//!
+//! - Cost: dequantising reads 0.5 bytes a value and 4 a block of 64 (double: 1, and 4 a 256 blocks), and writes `b`
+//!   a value; quantising reads `b` and writes as many. One product and one look-up a value.
+//! - Error: none: codes, scales and dequantised values are those of bitsandbytes to the bit, on both devices. The
+//!   mean of the scales under double quantisation is exact and rounded once; torch sums it in f32, and may be an
+//!   ulp off.
+//!
+//! # Example
+//!
+//! ```
+//! use kiungo::device::{Device, Tensor};
+//! use kiungo::ops::nf4::{Nf4Tensor, dequantize};
+//!
+//! let values: Vec<f32> = (0..64).map(|i| (i as f32 - 32.0) / 32.0).collect();
+//! let x = Tensor::from_slice(&Device::Cpu, &values, &[1, 64])?;
+//! let quantized = Nf4Tensor::quantize(&x, false)?;
+//! assert_eq!(quantized.bytes(), 32 + 4);
+//! let mut y = Tensor::from_slice(&Device::Cpu, &[0.0f32; 64], &[1, 64])?;
+//! dequantize(&quantized, &mut y)?;
+//! assert_eq!(y.as_slice::<f32>()?[0], -1.0);
+//! # Ok::<(), kiungo::ops::OpError>(())
+//! ```
 
 use super::check::{Check, F32, FLOAT, U8};
 use super::float::with_float;

@@ -1,4 +1,10 @@
 //! One vector a sequence, from the states of its tokens.
+//!
+//! # Cost and error
+//!
+//! - Cost: reads (backward: writes) the kept rows, `b * tokens * hidden` bytes, and writes `4 * sequences *
+//!   hidden`; an addition an element.
+//! - Error: 1e-6; a GPU within 1e-7 of the CPU.
 
 use super::check::{Check, F32, FLOAT, U32};
 use super::float::with_float;

@@ -1,4 +1,9 @@
 //! The residual stream: `x += y`.
+//!
+//! # Cost and error
+//!
+//! - Cost: `3 * b` bytes and an addition an element.
+//! - Error: one rounding; a GPU gives the CPU's bytes.
 
 use super::check::{Check, FLOAT};
 use super::float::with_float;

@@ -1,6 +1,28 @@
 //! Root-mean-square layer normalisation (Zhang and Sennrich 2019, arXiv 1910.07467).
 //!
 //! `y = x / rms(x) * weight`, with `rms(x) = sqrt(mean(x^2) + eps)` over each row.
+//!
+//! # Cost and error
+//!
+//! - Cost: forward moves `2 * b * tokens * hidden` bytes, backward `4 * b` an element and half as much again with
+//!   `dweight`, which sums over the tokens in a pass of its own; 4 and about 10 FLOPs an element.
+//! - Error: 1e-6, gradients 1e-5; a GPU within 2e-6 of the CPU, and in bf16 at most twice the error of the CPU's
+//!   bf16.
+//!
+//! # Example
+//!
+//! ```
+//! use kiungo::device::{Device, Tensor};
+//! use kiungo::ops::rmsnorm;
+//!
+//! let x = Tensor::from_slice(&Device::Cpu, &[3.0f32, -3.0, 1.0, 1.0], &[2, 2])?;
+//! let weight = Tensor::from_slice(&Device::Cpu, &[1.0f32, 2.0], &[2])?;
+//! let mut y = Tensor::from_slice(&Device::Cpu, &[0.0f32; 4], &[2, 2])?;
+//! let mut inv_rms = Tensor::from_slice(&Device::Cpu, &[0.0f32; 2], &[2])?;
+//! rmsnorm::forward(&x, &weight, 0.0, &mut y, &mut inv_rms)?;
+//! assert_eq!(y.as_slice::<f32>()?, [1.0, -2.0, 1.0, 2.0]);
+//! # Ok::<(), kiungo::ops::OpError>(())
+//! ```
 
 use super::check::{Check, F32, FLOAT};
 use super::float::with_float;

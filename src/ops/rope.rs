@@ -2,6 +2,11 @@
 //!
 //! With `h = head_dim / 2`, feature i of a head and feature `i + h` are one point of a plane, turned by
 //! `position * inverse_frequency[i]`.
+//!
+//! # Cost and error
+//!
+//! - Cost: reads and writes `x`: `2 * b * tokens * heads * head_dim` bytes, 3 FLOPs an element.
+//! - Error: 1e-6; angles are computed in f64 and rounded once. A GPU within 1e-7 of the CPU.
 
 use super::check::{Check, F32, FLOAT, U32};
 use super::float::with_float;

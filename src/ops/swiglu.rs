@@ -1,6 +1,11 @@
 //! The gated activation of the feed-forward network (SwiGLU; Shazeer 2020, arXiv 2002.05202).
 //!
 //! `y = silu(gate) * up`, with `silu(g) = g * sigmoid(g)`.
+//!
+//! # Cost and error
+//!
+//! - Cost: forward moves `3 * b` bytes an element, backward `5 * b`; an exponential and 4, or 9, FLOPs.
+//! - Error: 1e-6, gradients too; a GPU within 1e-6 of the CPU.
 
 use super::check::{Check, FLOAT};
 use super::float::with_float;

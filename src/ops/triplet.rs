@@ -2,6 +2,12 @@
 //!
 //! [`hardest`] mines each pair's closest negative from the batch, as Targeted Lexical Injection trains
 //! (arXiv 2506.15415); [`given`] takes negatives that the data name.
+//!
+//! # Cost and error
+//!
+//! - Cost: [`hardest`] reads the similarities and writes the gradients, `8 * n^2` bytes, with a comparison an entry
+//!   and direction; [`given`] moves `24 * n * hidden` bytes and does 8 FLOPs an element.
+//! - Error: loss and gradients 1e-6; a GPU within 1e-6 of the CPU.
 
 use super::check::{Check, F32};
 pub use super::in_batch::Direction;
