@@ -4,9 +4,24 @@
 //! [`Gpu`], which is any [`Executor`] of CUDA kernels: the driver ([`cuda::Driver`]), or in this project's
 //! tests an emulator that runs the same kernel sources on the CPU.
 //!
-//! Nothing is global: a process may hold several GPUs, and several streams of one. Who has a stream and memory of
-//! cudarc's already keeps them: [`Gpu::on_stream`] launches there, and [`Tensor::adopt`], [`Tensor::borrow`] and
-//! [`Tensor::borrow_mut`] make tensors of slices without copying.
+//! Nothing is global: a process may hold several GPUs, and several streams of one.
+//!
+//! # Streams and memory of a caller
+//!
+//! Who has a stream and memory of [`cudarc`]'s already keeps them: [`Gpu::on_stream`] launches there, and
+//! tensors are made of slices without copying. [`Tensor::borrow`] reads a slice or a part of one,
+//! [`Tensor::borrow_mut`] writes a whole slice, [`Tensor::adopt`] takes one over until [`Tensor::into_slice`], and the
+//! unsafe [`Tensor::from_raw`] takes any address.
+//!
+//! Ops run in order with all else that the caller puts on the stream, and return before they have run. Where a slice was last
+//! used on another stream, cudarc's event tracking decides: in a context that tracks events (the default, once it has a
+//! second stream), the GPU's stream waits for those uses when the tensor is made, and other streams wait for the
+//! tensor's uses once it is dropped or given back. In a context whose caller has disabled event tracking,
+//! ordering streams is the caller's work, as it is everywhere in cudarc. Streams that order nothing between
+//! themselves must not share a tensor while it lives.
+//!
+//! Device memory is allocated by tensors that are made, and by a [workspace](Gpu::reserve) that has to grow; kernels are
+//! loaded when they are first launched. A second call of an op allocates nothing.
 
 pub mod cpu;
 pub mod cuda;

@@ -1,11 +1,4 @@
 //! Device memory that a caller holds as slices of cudarc's, used in place as tensors.
-//!
-//! What a tensor is used for runs on the stream of its GPU, in order with all else that the caller puts there. Where the
-//! slice was last used on another stream, cudarc's event tracking decides: in a context that tracks events (the default,
-//! once it has a second stream), the GPU's stream waits for those uses when the tensor is made, and other streams
-//! wait for the tensor's uses once it is dropped or given back. In a context where the caller has disabled event
-//! tracking, ordering streams is the caller's work, as it is everywhere in cudarc. Streams that order nothing
-//! between themselves must not share a tensor while it lives.
 
 use super::tensor::{Allocation, Element, Host, Owner, Storage};
 use super::{DType, DeviceError, Gpu, Tensor};
