@@ -1,5 +1,12 @@
 //! The language-model loss: cross-entropy of the next token, with the output matrix inside, so that logits of all
 //! tokens at once are never held: tokens go through in chunks.
+//!
+//! # Cost and error
+//!
+//! - Cost: `2 * tokens * h * vocab` FLOPs for the loss, as many for each gradient; a chunk reads the head once a
+//!   product, `b * vocab * h` bytes, and moves its logits three to five times. On a GPU it needs `4 * min(tokens,
+//!   512) * vocab` bytes of the [workspace](crate::device::Gpu::reserve), and 8 a token.
+//! - Error: loss 1e-6, gradients 3e-6, against float64 and PyTorch; a GPU within 2e-6 of the CPU.
 
 use super::check::{Check, F32, FLOAT, U32};
 use super::float::with_float;

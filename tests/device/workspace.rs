@@ -3,10 +3,15 @@
 use crate::emulator::{self, Emulator};
 use crate::support::{Counting, gpus, normal, rng};
 use kiungo::device::{DType, Device, Tensor};
+use kiungo::ops::attention::{self, Heads};
+use kiungo::ops::cross_entropy::{self, IGNORE};
 use kiungo::ops::infonce::{self, Direction};
 use kiungo::ops::linear::{self, Weight};
+use kiungo::ops::lora::{self, Factors};
 use kiungo::ops::nf4::{self, Nf4Tensor};
-use kiungo::ops::triplet;
+use kiungo::ops::pooling::{self, Pooling};
+use kiungo::ops::sequences::Sequences;
+use kiungo::ops::{cosine, residual, rmsnorm, rope, swiglu, triplet};
 
 /// Calls an op after reserving what its documentation says; it must allocate nothing, nor less be enough.
 fn uses(what: &str, bytes: usize, prepare: impl Fn(&Device) -> Box<dyn FnMut() -> kiungo::ops::Result>) {
@@ -80,6 +85,62 @@ fn losses_use_two_numbers_a_pair_and_direction() {
         let (a, p, m, mut da, mut dp, mut dm) = (rows(), rows(), rows(), rows(), rows(), rows());
         let mut loss = zeros(device, DType::F32, &[1]);
         Box::new(move || triplet::given(&a, &p, &m, 0.2, &mut loss, &mut da, &mut dp, &mut dm))
+    });
+}
+
+#[test]
+fn cross_entropy_uses_room_for_a_chunk_of_logits() {
+    let (tokens, h, vocab) = (5, 8, 30);
+    uses("cross_entropy", 256 + 4 * tokens * vocab, |device| {
+        let (hidden, head) = (zeros(device, DType::F32, &[tokens, h]), zeros(device, DType::F32, &[vocab, h]));
+        let labels = Tensor::from_slice(device, &[0u32, 1, 2, 29, IGNORE], &[tokens]).unwrap();
+        let [mut loss, mut dhidden] = [&[1][..], &[tokens, h]].map(|shape| zeros(device, DType::F32, shape));
+        let mut dhead = zeros(device, DType::F32, &[vocab, h]);
+        Box::new(move || {
+            cross_entropy::forward_backward(&hidden, &head, &labels, &mut loss, Some(&mut dhidden), Some(&mut dhead))
+        })
+    });
+}
+
+/// A block of a Llama, forward and backward, but for its linear layers.
+#[test]
+fn the_others_use_none() {
+    const HEADS: Heads = Heads { query: 4, key_value: 2, dim: 64 };
+    let lengths = [3, 1];
+    uses("a block's ops", 0, |device| {
+        let sequences = Sequences::new(device, &lengths).unwrap();
+        let tokens = sequences.tokens();
+        let bf16 = |columns: usize| zeros(device, DType::Bf16, &[tokens, columns]);
+        let f32s = |shape: &[usize]| zeros(device, DType::F32, shape);
+        let (x, weight) = (bf16(64), f32s(&[64]));
+        let (mut y, mut dx, mut inv_rms, mut dweight) = (bf16(64), bf16(64), f32s(&[tokens]), f32s(&[64]));
+        let (mut q, k, v, mut o, mut dq, mut dk, mut dv) =
+            (bf16(256), bf16(128), bf16(128), bf16(256), bf16(256), bf16(128), bf16(128));
+        let (mut lse, mut delta) = (f32s(&[tokens, HEADS.query]), f32s(&[tokens, HEADS.query]));
+        let table = rope::Table::new(device, &vec![1.0; 32], tokens).unwrap();
+        let (a, b) = (f32s(&[8, 64]), f32s(&[256, 8]));
+        let (mut s, mut ds, mut da, mut db) = (f32s(&[tokens, 8]), f32s(&[tokens, 8]), f32s(&[8, 64]), f32s(&[256, 8]));
+        let dense = Weight::Dense(zeros(device, DType::Bf16, &[256, 64]));
+        let (mut pooled, mut unit, mut norm, mut dunit) = (f32s(&[2, 64]), f32s(&[2, 64]), f32s(&[2]), f32s(&[2, 64]));
+        Box::new(move || {
+            rmsnorm::forward(&x, &weight, 1e-5, &mut y, &mut inv_rms)?;
+            linear::forward(&y, &dense, &mut q)?;
+            let factors = Factors::new(&a, &b, 1.0);
+            lora::forward(&y, &factors, &mut s, &mut q)?;
+            rope::forward(&mut q, sequences.positions(), &table, HEADS.dim)?;
+            attention::forward(&q, &k, &v, &sequences, HEADS, &mut o, &mut lse)?;
+            attention::backward(&o, &q, &k, &v, &o, &lse, &sequences, HEADS, &mut dq, &mut dk, &mut dv, &mut delta)?;
+            rope::backward(&mut dq, sequences.positions(), &table, HEADS.dim)?;
+            lora::backward(&dq, &y, &s, &factors, &mut ds, &mut da, &mut db, Some(&mut dx))?;
+            linear::backward_input(&dq, &dense, &mut dx, true)?;
+            rmsnorm::backward(&x, &x, &weight, &inv_rms, &mut dx, Some(&mut dweight))?;
+            swiglu::forward(&k, &v, &mut dk)?;
+            residual::add(&mut dk, &v)?;
+            pooling::forward(&x, &sequences, Pooling::MeanNoSink, &mut pooled)?;
+            cosine::normalize(&pooled, &mut unit, &mut norm)?;
+            cosine::normalize_backward(&unit, &pooled, &norm, &mut dunit)?;
+            pooling::backward(&dunit, &sequences, Pooling::MeanNoSink, &mut dx)
+        })
     });
 }
 
