@@ -1,7 +1,6 @@
 // Causal attention over packed sequences, one warp a query (or key) of one head: its lanes share the features of the
 // head, LANES of them each, and walk over the keys (or queries) in their order. Nothing but the result is stored, every
-// sum has a fixed order, and short sequences, of which a warp reads every key from cache, cost little more than their
-// bytes. Long ones want a tile of queries on the tensor cores instead.
+// sum has a fixed order. For f32, and for heads that attention_sm80.cu has no tiles for.
 #include "kernel.cuh"
 #include "tile/reduce.cuh"
 

@@ -279,7 +279,7 @@ typedef struct TripletGivenParams {
     uint32_t unused;
 } TripletGivenParams;
 
-/* attention.cu, one warp a token and head */
+/* attention.cu, one warp a token and head; attention_sm80.cu and attention_backward_sm80.cu, one block a tile */
 typedef struct AttentionParams {
     uint64_t q;          /* T [tokens, query_heads, dim], as o, d_o and dq */
     uint64_t k;          /* T [tokens, key_value_heads, dim], as v, dk and dv */
@@ -287,6 +287,7 @@ typedef struct AttentionParams {
     uint64_t o;
     uint64_t lse;        /* float [tokens, query_heads] */
     uint64_t positions;  /* uint32 [tokens] */
+    uint64_t ends;       /* uint32 [tokens]: the end of each token's sequence */
     uint64_t d_o;        /* backward, as all below */
     uint64_t dq;
     uint64_t dk;
@@ -295,9 +296,11 @@ typedef struct AttentionParams {
     uint32_t tokens;
     uint32_t query_heads;
     uint32_t key_value_heads;
+    uint32_t group;            /* query heads a key head */
+    uint32_t group_reciprocal; /* ceil(2^32 / group), 0 for a group of one */
     uint32_t dim;
-    float scale;
-    uint32_t unused;
+    float scale;               /* of scores */
+    float scale_log2;          /* scale times log2 e */
 } AttentionParams;
 
 /* cross_entropy.cu: rows of logits, one block a row; the label of a token that is not counted */

@@ -280,6 +280,7 @@ pub struct AttentionParams {
     pub o: u64,
     pub lse: u64,
     pub positions: u64,
+    pub ends: u64,
     pub d_o: u64,
     pub dq: u64,
     pub dk: u64,
@@ -288,9 +289,11 @@ pub struct AttentionParams {
     pub tokens: u32,
     pub query_heads: u32,
     pub key_value_heads: u32,
+    pub group: u32,
+    pub group_reciprocal: u32,
     pub dim: u32,
     pub scale: f32,
-    pub unused: u32,
+    pub scale_log2: f32,
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]

@@ -12,6 +12,16 @@ __device__ __forceinline__ void cp_async_16(void* shared, const void* global, ui
 #endif
 }
 
+// 4 bytes, all of them or none.
+__device__ __forceinline__ void cp_async_4(void* shared, const void* global, uint32_t valid) {
+#ifdef KIUNGO_EMULATOR
+    emulator::copy_async(shared, global, 4, valid);
+#else
+    const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(global), "r"(valid) : "memory");
+#endif
+}
+
 // Closes a group of the copies that this thread has issued since the last one.
 __device__ __forceinline__ void cp_async_commit() {
 #ifdef KIUNGO_EMULATOR

@@ -10,6 +10,7 @@ use std::ops::Range;
 pub struct Sequences {
     offsets: Tensor,
     positions: Tensor,
+    ends: Tensor,
     host_offsets: Vec<u32>,
     max_length: usize,
 }
@@ -19,10 +20,11 @@ impl Sequences {
     ///
     /// An error if there are none, if one is empty, or if the tokens do not fit a u32.
     pub fn new(device: &Device, lengths: &[usize]) -> Result<Sequences> {
-        let Layout { offsets, positions, max_length } = Layout::new(lengths)?;
+        let Layout { offsets, positions, ends, max_length } = Layout::new(lengths)?;
         Ok(Sequences {
             offsets: Tensor::from_slice(device, &offsets, &[offsets.len()])?,
             positions: Tensor::from_slice(device, &positions, &[positions.len()])?,
+            ends: Tensor::from_slice(device, &ends, &[ends.len()])?,
             host_offsets: offsets,
             max_length,
         })
@@ -33,6 +35,7 @@ impl Sequences {
         Ok(Sequences {
             offsets: Tensor::zeros(device, DType::U32, &[count + 1])?,
             positions: Tensor::zeros(device, DType::U32, &[tokens])?,
+            ends: Tensor::zeros(device, DType::U32, &[tokens])?,
             host_offsets: vec![0],
             max_length: 0,
         })
@@ -42,18 +45,20 @@ impl Sequences {
     ///
     /// The errors of [`Sequences::new`], and one if there is no room.
     pub fn set(&mut self, staging: &mut Staging, lengths: &[usize]) -> Result {
-        let Layout { offsets, positions, max_length } = Layout::new(lengths)?;
+        let Layout { offsets, positions, ends, max_length } = Layout::new(lengths)?;
         self.offsets.set_rows(offsets.len())?;
         self.positions.set_rows(positions.len())?;
+        self.ends.set_rows(ends.len())?;
         staging.write(&offsets, &mut self.offsets)?;
         staging.write(&positions, &mut self.positions)?;
+        staging.write(&ends, &mut self.ends)?;
         (self.host_offsets, self.max_length) = (offsets, max_length);
         Ok(())
     }
 
     /// Bytes of each of the tensors that [`Sequences::set`] stages.
-    pub fn staged_bytes(count: usize, tokens: usize) -> [usize; 2] {
-        [(count + 1) * size_of::<u32>(), tokens * size_of::<u32>()]
+    pub fn staged_bytes(count: usize, tokens: usize) -> [usize; 3] {
+        [count + 1, tokens, tokens].map(|n| n * size_of::<u32>())
     }
 
     /// Number of sequences.
@@ -81,6 +86,11 @@ impl Sequences {
         &self.positions
     }
 
+    /// `[tokens]`, u32: the end of each token's sequence, as a token of the batch.
+    pub fn ends(&self) -> &Tensor {
+        &self.ends
+    }
+
     /// [`Sequences::offsets`] on the host.
     pub fn host_offsets(&self) -> &[u32] {
         &self.host_offsets
@@ -94,7 +104,8 @@ impl Sequences {
     /// An error unless these are `tokens` tokens on the device of the call.
     pub(crate) fn check(&self, check: &Check, tokens: usize) -> Result {
         check.tensor("sequences' offsets", &self.offsets, &[self.count() + 1], U32)?;
-        check.tensor("sequences' positions", &self.positions, &[tokens], U32)
+        check.tensor("sequences' positions", &self.positions, &[tokens], U32)?;
+        check.tensor("sequences' ends", &self.ends, &[tokens], U32)
     }
 }
 
@@ -102,6 +113,7 @@ impl Sequences {
 struct Layout {
     offsets: Vec<u32>,
     positions: Vec<u32>,
+    ends: Vec<u32>,
     max_length: usize,
 }
 
@@ -119,11 +131,12 @@ impl Layout {
             return refuse(format!("{tokens} tokens in one batch, at most {} can be packed", u32::MAX));
         }
         let mut offsets = vec![0];
-        let mut positions = Vec::with_capacity(tokens);
+        let (mut positions, mut ends) = (Vec::with_capacity(tokens), Vec::with_capacity(tokens));
         for &n in lengths {
             positions.extend(0..n as u32);
+            ends.resize(positions.len(), positions.len() as u32);
             offsets.push(positions.len() as u32);
         }
-        Ok(Layout { offsets, positions, max_length: lengths.iter().copied().max().unwrap_or(0) })
+        Ok(Layout { offsets, positions, ends, max_length: lengths.iter().copied().max().unwrap_or(0) })
     }
 }

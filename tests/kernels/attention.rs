@@ -1,12 +1,16 @@
-use super::compare;
-use crate::support::{normal_bf16, rng};
-use kiungo::device::DType;
+use super::{Run, bits, compare};
+use crate::ops::attention::{inputs, reference};
+use crate::support::{assert_as_good, gpus, is_emulator, normal_bf16, rng, widen};
+use kiungo::device::{DType, Device};
 use kiungo::ops::attention::{self, Heads};
 use kiungo::ops::sequences::Sequences;
 
+const fn grouped(query: usize, key_value: usize, dim: usize) -> Heads {
+    Heads { query, key_value, dim }
+}
+
 #[test]
-fn forward_and_backward() {
-    let grouped = |query, key_value, dim| Heads { query, key_value, dim };
+fn ordinary_cores() {
     let cases: [(&[usize], Heads); 5] = [
         (&[1], grouped(1, 1, 8)),
         (&[5, 1, 17], grouped(4, 2, 16)),
@@ -32,5 +36,101 @@ fn forward_and_backward() {
                 .unwrap();
             vec![o, lse, dq, dk, dv]
         });
+    }
+}
+
+/// o, lse, dq, dk and dv on a device.
+fn outputs(
+    device: &Device,
+    dtype: DType,
+    [q, k, v, d_o]: &[Vec<f32>; 4],
+    lengths: &[usize],
+    heads: Heads,
+) -> [Vec<f32>; 5] {
+    let run = Run { device, dtype };
+    let tokens = lengths.iter().sum();
+    let (queries, keys) = ([tokens, heads.query * heads.dim], [tokens, heads.key_value * heads.dim]);
+    let sequences = Sequences::new(device, lengths).unwrap();
+    let (q, k, v) = (run.tensor(q, &queries), run.tensor(k, &keys), run.tensor(v, &keys));
+    let [mut lse, mut delta] = [0; 2].map(|_| run.poisoned_as(DType::F32, &[tokens, heads.query]));
+    let [mut o, mut dq] = [0; 2].map(|_| run.poisoned(&queries));
+    let [mut dk, mut dv] = [0; 2].map(|_| run.poisoned(&keys));
+    attention::forward(&q, &k, &v, &sequences, heads, &mut o, &mut lse).unwrap();
+    let d_o = run.tensor(d_o, &queries);
+    attention::backward(&d_o, &q, &k, &v, &o, &lse, &sequences, heads, &mut dq, &mut dk, &mut dv, &mut delta).unwrap();
+    assert!(delta.to_f32().unwrap().iter().all(|x| x.is_finite()), "delta of {lengths:?} on {device}");
+    [o, lse, dq, dk, dv].map(|t| t.to_f32().unwrap())
+}
+
+/// The bf16 kernels against the CPU's bf16, both measured against float64, or against the CPU's f32 where float64 would
+/// take too long. Further runs must give the same bytes.
+fn check(devices: &[Device], lengths: &[usize], heads: Heads, repeats: usize) {
+    const NAMES: [&str; 5] = ["o", "lse", "dq", "dk", "dv"];
+    let tokens = lengths.iter().sum();
+    let x = inputs(tokens as u64, tokens, heads);
+    let textbook = outputs(&Device::Cpu, DType::Bf16, &x, lengths, heads);
+    let exact = if tokens <= 300 {
+        let [q, k, v, d_o] = [0, 1, 2, 3].map(|i| widen(&x[i]));
+        let r = reference(&q, &k, &v, &d_o, lengths, heads);
+        [r.o, r.lse, r.dq, r.dk, r.dv]
+    } else {
+        outputs(&Device::Cpu, DType::F32, &x, lengths, heads).map(|x| widen(&x))
+    };
+    for device in devices {
+        let found = outputs(device, DType::Bf16, &x, lengths, heads);
+        for (i, name) in NAMES.into_iter().enumerate() {
+            let what = format!("{name} of {heads:?} {lengths:?} on {device}");
+            if exact[i].iter().all(|x| x.abs() < 1e-9) {
+                // One token alone: its weight is 1 whatever its score is.
+                assert!(found[i].iter().all(|x| x.abs() < 1e-5), "{what}");
+            } else {
+                assert_as_good(&what, &found[i], &textbook[i], &exact[i], 1e-6);
+            }
+        }
+        for repeat in 1..repeats {
+            let again = outputs(device, DType::Bf16, &x, lengths, heads);
+            for ((name, found), again) in NAMES.iter().zip(&found).zip(&again) {
+                assert!(
+                    bits(found) == bits(again),
+                    "{name} of {heads:?} {lengths:?} on {device}: run {repeat} differs"
+                );
+            }
+        }
+    }
+}
+
+/// Tiles for short and for long sequences, tiles that several sequences share, and tiles that end beyond the last row.
+#[test]
+fn tensor_cores() {
+    let cases: [(&[usize], Heads); 10] = [
+        (&[1], grouped(1, 1, 64)),
+        (&[1], grouped(4, 1, 128)),
+        (&[5, 1, 17], grouped(4, 1, 128)),
+        (&[8; 9], grouped(4, 2, 64)),
+        (&[8, 16, 1, 33], grouped(9, 3, 64)),
+        (&[64, 2], grouped(2, 2, 128)),
+        (&[70, 3, 90], grouped(4, 1, 128)),
+        (&[130, 2, 129], grouped(2, 2, 64)),
+        (&[40, 66], grouped(8, 1, 128)),
+        (&[3, 200], grouped(6, 2, 64)),
+    ];
+    for (lengths, heads) in cases {
+        check(&gpus(), lengths, heads, 2);
+    }
+}
+
+#[test]
+fn long_sequences_on_a_gpu_and_fifty_times_the_same() {
+    let gpus: Vec<Device> = gpus().into_iter().filter(|d| !is_emulator(d)).collect();
+    if gpus.is_empty() {
+        return;
+    }
+    let mixed = [1, 3000, 17, 2, 511, 128, 64, 1025, 300, 1];
+    for heads in [grouped(8, 2, 128), grouped(9, 3, 64), grouped(4, 4, 64), grouped(2, 2, 128), grouped(8, 1, 64)] {
+        check(&gpus, &mixed, heads, 50);
+    }
+    for lengths in [[8; 128], [16; 128], [32; 128]] {
+        check(&gpus, &lengths, grouped(32, 8, 128), 50);
+        check(&gpus, &lengths, grouped(9, 3, 64), 50);
     }
 }

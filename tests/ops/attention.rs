@@ -21,15 +21,15 @@ fn sequences(lengths: &[usize]) -> Sequences {
 }
 
 /// Results and gradients by the definition, in float64.
-struct Reference {
-    o: Vec<f64>,
-    lse: Vec<f64>,
-    dq: Vec<f64>,
-    dk: Vec<f64>,
-    dv: Vec<f64>,
+pub struct Reference {
+    pub o: Vec<f64>,
+    pub lse: Vec<f64>,
+    pub dq: Vec<f64>,
+    pub dk: Vec<f64>,
+    pub dv: Vec<f64>,
 }
 
-fn reference(q: &[f64], k: &[f64], v: &[f64], d_o: &[f64], lengths: &[usize], heads: Heads) -> Reference {
+pub fn reference(q: &[f64], k: &[f64], v: &[f64], d_o: &[f64], lengths: &[usize], heads: Heads) -> Reference {
     let (d, tokens) = (heads.dim, lengths.iter().sum::<usize>());
     let query = |t: usize, h: usize| -> Range<usize> { (t * heads.query + h) * d..(t * heads.query + h + 1) * d };
     let key = |t: usize, h: usize| -> Range<usize> {
@@ -69,7 +69,7 @@ fn reference(q: &[f64], k: &[f64], v: &[f64], d_o: &[f64], lengths: &[usize], he
 }
 
 /// q, k, v and d_o.
-fn inputs(seed: u64, tokens: usize, heads: Heads) -> [Vec<f32>; 4] {
+pub fn inputs(seed: u64, tokens: usize, heads: Heads) -> [Vec<f32>; 4] {
     let mut rng = rng(seed);
     let (wide, narrow) = (tokens * heads.query * heads.dim, tokens * heads.key_value * heads.dim);
     [wide, narrow, narrow, wide].map(|n| normal_bf16(&mut rng, n))

@@ -1,5 +1,5 @@
 mod adamw;
-mod attention;
+pub mod attention;
 mod clip;
 mod cosine;
 mod cross_entropy;

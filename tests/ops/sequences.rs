@@ -9,6 +9,7 @@ fn offsets_and_positions_of_three() {
     assert_eq!(s.offsets().to_vec::<u32>().unwrap(), [0, 2, 3, 6]);
     assert_eq!(s.host_offsets(), [0, 2, 3, 6]);
     assert_eq!(s.positions().to_vec::<u32>().unwrap(), [0, 1, 0, 0, 1, 2]);
+    assert_eq!(s.ends().to_vec::<u32>().unwrap(), [2, 2, 3, 6, 6, 6]);
 }
 
 #[test]
