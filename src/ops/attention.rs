@@ -3,6 +3,17 @@
 //! Each token attends to itself and to the tokens before it in its own sequence:
 //! `o = softmax(q k^T / sqrt(dim)) v`. Query head h reads key and value head `h / (query / key_value)`.
 //! Only a tile of the scores exists at any time (Dao et al. 2022, arXiv 2205.14135).
+//!
+//! # Cost and error
+//!
+//! - Cost: a sequence of n tokens takes `2 * n^2 * query * dim` FLOPs forward and 2.5 times that backward, of which the
+//!   GPU, that adds nothing up in memory, computes two products of five again. Bytes: q, k, v and o once, and again with
+//!   their gradients.
+//! - On a GPU bf16 heads of 64 and 128 features run on tensor cores; f32 and others on ordinary cores, one warp a token
+//!   and head, which suits short sequences.
+//! - Error: 2e-6 in f32. On tensor cores weights and their gradients are rounded to bf16 between two products: at most
+//!   twice the error of the CPU's bf16, which rounds results alone. Where a sequence lies in the batch decides the order
+//!   of its sums there: the same batch gives the same bytes.
 
 pub mod cpu;
 mod cuda;
