@@ -10,7 +10,7 @@
 #include "kernel.cuh"
 #include "ptx/math.cuh"
 #include "tile/attention.cuh"
-#include "tile/fragment.cuh"
+#include "tile/products.cuh"
 
 // delta = d_o . o of a warp's rows, to memory for the keys' kernel, and with lse times log2 e to shared memory.
 template <int DIM, int ROWS>

@@ -8,7 +8,7 @@
 #include "kernel.cuh"
 #include "ptx/math.cuh"
 #include "tile/attention.cuh"
-#include "tile/fragment.cuh"
+#include "tile/products.cuh"
 #include "tile/reduce.cuh"
 
 // Maximum and sum of the exponentials of each of this lane's rows; the sum is the lane's part of it.
