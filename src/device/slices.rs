@@ -87,12 +87,17 @@ impl Tensor {
     pub fn into_slice<T: Element>(self) -> Result<CudaSlice<T>, DeviceError> {
         let missing = || DeviceError::NoSlice(T::DTYPE);
         let Storage::Gpu(mut allocation) = self.storage else { return Err(missing()) };
-        let Owner::Slice(mut slice) = std::mem::replace(&mut allocation.owner, Owner::Other) else {
-            return Err(missing());
-        };
-        slice.used_on(&allocation.gpu);
-        let slice: Box<dyn Any> = slice;
-        slice.downcast().map(|slice| *slice).map_err(|_| missing())
+        match std::mem::replace(&mut allocation.owner, Owner::Other) {
+            Owner::Slice(mut slice) => {
+                slice.used_on(&allocation.gpu);
+                let slice: Box<dyn Any> = slice;
+                slice.downcast().map(|slice| *slice).map_err(|_| missing())
+            }
+            owner => {
+                allocation.owner = owner;
+                Err(missing())
+            }
+        }
     }
 
     /// Reads a slice in place, or a part of one (`slice.as_view()`, `slice.slice(range)`), which must begin at a multiple of

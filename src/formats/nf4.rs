@@ -22,7 +22,11 @@ pub fn is_quantised(checkpoint: &Checkpoint, weight: &str) -> bool {
 pub fn shape(checkpoint: &Checkpoint, weight: &str) -> Result<[usize; 2], CheckpointError> {
     let reader = Reader { checkpoint, weight };
     let shape = reader.state()?.shape;
-    shape.as_slice().try_into().map_err(|_| reader.error(format!("shape {shape:?}, expected two dimensions")))
+    let codes = checkpoint.tensor(weight)?.bytes();
+    match shape.as_slice() {
+        &[out, columns] if out.checked_mul(columns) == codes.checked_mul(2) => Ok([out, columns]),
+        _ => Err(reader.error(format!("shape {shape:?} is not that of a matrix in {codes} bytes of codes"))),
+    }
 }
 
 /// Reads a weight of shape `[out, in]` onto a device, as it was quantised: codes and scales, bit for bit.

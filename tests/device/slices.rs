@@ -191,5 +191,5 @@ fn an_exchanged_tensor_keeps_its_memory() {
     drop(borrowed);
     assert_eq!(slice.len(), 0);
     drop(slice);
-    assert_eq!(taken.to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0, 4.0]);
+    assert_eq!(taken.to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0, 4.0], "the tensor that was taken out");
 }

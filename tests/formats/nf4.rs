@@ -3,7 +3,7 @@ use crate::support;
 use half::bf16;
 use kiungo::device::{DType, Device, Tensor};
 use kiungo::formats::nf4;
-use kiungo::formats::safetensors::Checkpoint;
+use kiungo::formats::safetensors::{Checkpoint, CheckpointError};
 use kiungo::llama::config::{Config, Projection};
 use kiungo::ops::nf4::{LEVELS, dequantize};
 use safetensors::Dtype;
@@ -26,6 +26,7 @@ fn what_bitsandbytes_saved_dequantises_to_its_bits() {
             [("model.layers.0.self_attn.q_proj", Projection::Q), ("model.layers.3.mlp.down_proj", Projection::Down)]
         {
             let (name, shape) = (format!("{layer}.weight"), config.shape(projection));
+            assert_eq!(nf4::shape(&checkpoint, &name).unwrap(), shape);
             assert!(nf4::is_quantised(&checkpoint, &name));
             let weight = nf4::read(&checkpoint, &name, shape, &Device::Cpu).unwrap();
             let mut found = Tensor::zeros(&Device::Cpu, DType::Bf16, &shape).unwrap();
@@ -88,13 +89,17 @@ impl Parts {
     }
 
     fn read(&self) -> Result<Vec<f32>, String> {
+        self.open(|checkpoint| Ok(nf4::read(checkpoint, WEIGHT, [2, 64], &Device::Cpu)?.to_f32().unwrap()))
+    }
+
+    /// Calls `f` with a checkpoint of these parts; errors are in words, without the folder's name.
+    fn open<T>(&self, f: impl Fn(&Checkpoint) -> Result<T, CheckpointError>) -> Result<T, String> {
         let folder = tempfile::tempdir().unwrap();
         let view = |(dtype, shape, bytes)| TensorView::new(dtype, shape, bytes).unwrap();
         let views = self.0.iter().map(|(name, (dtype, shape, bytes))| (name, view((*dtype, shape.clone(), bytes))));
         fs::write(folder.path().join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
         let checkpoint = Checkpoint::open(folder.path()).unwrap();
-        let weight = nf4::read(&checkpoint, WEIGHT, [2, 64], &Device::Cpu).map_err(|e| words(e, folder.path()))?;
-        Ok(weight.to_f32().unwrap())
+        f(&checkpoint).map_err(|e| words(e, folder.path()))
     }
 }
 
@@ -104,6 +109,20 @@ fn the_first_code_of_a_byte_is_in_its_high_half() {
     assert_eq!((plain[0], plain[1], plain[127]), (0.0, 2.0, 3.0));
     let double = Parts::new(true).read().unwrap();
     assert_eq!((double[0], double[1], double[127]), (0.0, 1.125, 1.125));
+}
+
+#[test]
+fn a_shape_must_fit_the_codes() {
+    let mut parts = Parts::new(false);
+    assert_eq!(parts.open(|c| nf4::shape(c, WEIGHT)), Ok([2, 64]));
+    for shape in [json!([128]), json!([2, 65]), json!([2, 1u64 << 63]), json!([2, 32, 2])] {
+        parts.change_state("shape", shape.clone());
+        let refused = parts.open(|c| nf4::shape(c, WEIGHT)).unwrap_err();
+        let shape = shape.to_string().replace(',', ", ");
+        let expected =
+            format!("model.safetensors: {WEIGHT}: shape {shape} is not that of a matrix in 64 bytes of codes");
+        assert_eq!(refused, expected);
+    }
 }
 
 #[test]
