@@ -3,6 +3,7 @@
 //! Without nvcc the crate builds without CUDA kernels and says so in one line. `KIUNGO_CUDA=require` makes that
 //! an error, `KIUNGO_CUDA=off` does not look for nvcc. Never asks for a GPU: the targets are fixed.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,9 @@ fn main() {
             }
         },
     };
+    if let Some(version) = nvcc.as_deref().and_then(version) {
+        println!("cargo::rustc-env=KIUNGO_NVCC={version}");
+    }
     // The tests disassemble the kernels with what stands beside nvcc.
     if let Some(folder) = nvcc.as_deref().and_then(Path::parent) {
         println!("cargo::rustc-env=KIUNGO_CUDA_BIN={}", folder.display());
@@ -77,6 +81,13 @@ fn find_nvcc() -> Result<PathBuf, String> {
     let answers = |c: &PathBuf| Command::new(c).arg("--version").output().is_ok_and(|o| o.status.success());
     let tried = candidates.iter().map(|c| c.display().to_string()).collect::<Vec<_>>().join(", ");
     candidates.into_iter().find(answers).ok_or(tried)
+}
+
+/// `13.0.88`, of `Cuda compilation tools, release 13.0, V13.0.88`.
+fn version(nvcc: &Path) -> Option<String> {
+    let output = Command::new(nvcc).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.split_whitespace().find_map(|word| word.strip_prefix('V')).map(str::to_string)
 }
 
 /// The targets of a kernel file, by the end of its name.
@@ -134,8 +145,19 @@ fn compile(nvcc: &Path, source: &Path, out: &Path) {
 fn write_fatbin_table(fatbins: &[(String, PathBuf)], out: &Path) {
     let rows: String =
         fatbins.iter().map(|(stem, path)| format!("    ({stem:?}, include_bytes!({:?})),\n", path.display())).collect();
-    let table = format!("static FATBINS: &[(&str, &[u8])] = &[\n{rows}];\n");
+    let all = fatbins.iter().flat_map(|(stem, _)| targets(stem)).copied().collect::<BTreeSet<_>>();
+    let cards: BTreeSet<&str> = all.into_iter().flat_map(code_of).collect();
+    let table = format!(
+        "static FATBINS: &[(&str, &[u8])] = &[\n{rows}];\nstatic TARGETS: &[&str] = &{:?};\n",
+        Vec::from_iter(cards)
+    );
     write(&out.join("fatbins.rs"), &table);
+}
+
+/// The machine codes in a target: `sm_80` and `compute_80` (PTX, for later cards too).
+fn code_of(target: &str) -> impl Iterator<Item = &str> {
+    let code = target.split("code=").nth(1).unwrap_or_default();
+    code.trim_matches(['[', ']']).split(',')
 }
 
 fn write(path: &Path, text: &str) {

@@ -1,29 +1,133 @@
-//! `kiungo doctor`: what this build and this machine can do.
+//! `kiungo doctor`: what this build and this machine can do, and what to do where they cannot.
 
-use crate::device::{Device, cuda};
+use super::common::bytes;
+use crate::device::cuda::{self, Card};
+use crate::device::{Device, DeviceError, Tensor};
+use crate::ops::residual;
 use clap::Args;
 
 /// Say what this build and this machine can do
+///
+/// Each line is ok, or a problem with its remedy. The exit code is 0 if kernels run on a GPU, 1 if not: then everything
+/// runs on the CPU.
 #[derive(Args)]
 pub struct Doctor {}
+
+/// One thing that was looked at.
+struct Finding {
+    what: &'static str,
+    found: Result<String, Problem>,
+}
+
+struct Problem {
+    problem: String,
+    remedy: String,
+}
+
+/// Memory that a GPU should have left: less than this trains nothing.
+const LITTLE_MEMORY: usize = 1 << 30;
 
 impl Doctor {
     pub fn run(self) -> anyhow::Result<()> {
         println!("kiungo {}", env!("CARGO_PKG_VERSION"));
-        let kernels: Vec<&str> = cuda::fatbins().iter().map(|(stem, _)| *stem).collect();
-        match kernels.as_slice() {
-            [] => println!("CUDA kernels   none: nvcc was not found when this binary was built"),
-            some => println!("CUDA kernels   {} ({})", some.len(), some.join(", ")),
+        let findings = findings();
+        findings.iter().for_each(Finding::print);
+        match findings.iter().filter(|f| f.found.is_err()).count() {
+            0 => Ok(()),
+            1 => anyhow::bail!("1 problem: its remedy is above"),
+            n => anyhow::bail!("{n} problems: their remedies are above"),
         }
-        match cuda::driver_version() {
-            Ok(version) => println!("driver         CUDA {version}"),
-            Err(why) => println!("driver         {why}"),
+    }
+}
+
+fn findings() -> Vec<Finding> {
+    let cpu = Finding { what: "CPU", found: Ok(format!("{} threads", rayon::current_num_threads())) };
+    let mut findings = vec![cpu, kernels(), driver()];
+    let count = cuda::device_count().unwrap_or(0);
+    for ordinal in 0..count {
+        findings.extend(gpu(ordinal));
+    }
+    findings
+}
+
+fn kernels() -> Finding {
+    let found = match (cuda::fatbins().len(), cuda::nvcc_version()) {
+        (0, _) => Err(problem(DeviceError::NoKernels)),
+        (files, nvcc) => {
+            let nvcc = nvcc.unwrap_or("of unknown version");
+            Ok(format!("{files} files by nvcc {nvcc}, for {}", cuda::targets().join(", ")))
         }
-        match Device::cuda(0) {
-            Ok(device) => println!("GPU            {device}"),
-            Err(why) => println!("GPU            {why}"),
+    };
+    Finding { what: "CUDA kernels", found }
+}
+
+fn driver() -> Finding {
+    let found = cuda::driver_version().map(|version| format!("CUDA {version}"));
+    Finding { what: "driver", found: found.map_err(problem) }
+}
+
+fn gpu(ordinal: usize) -> Vec<Finding> {
+    let card = match cuda::card(ordinal) {
+        Ok(card) => card,
+        Err(why) => return vec![Finding { what: "GPU", found: Err(problem(why)) }],
+    };
+    let Card { name, capability: (major, minor), .. } = &card;
+    let runs =
+        try_a_kernel(ordinal).map(|()| format!("{ordinal}: {name}, compute capability {major}.{minor}, runs kernels"));
+    vec![Finding { what: "GPU", found: runs.map_err(problem) }, Finding { what: "GPU memory", found: memory(&card) }]
+}
+
+fn memory(card: &Card) -> Result<String, Problem> {
+    let words = format!("{} of {} free", bytes(card.free), bytes(card.total));
+    if card.free >= LITTLE_MEMORY {
+        return Ok(words);
+    }
+    Err(Problem { problem: words, remedy: "end the programs that hold it (nvidia-smi lists them)".into() })
+}
+
+/// One launch, and whether it computes what the CPU does.
+fn try_a_kernel(ordinal: usize) -> Result<(), DeviceError> {
+    let device = Device::cuda(ordinal)?;
+    let tensor = |value: f32| Tensor::from_vec(&device, vec![value; 8], &[1, 8]);
+    let mut sum = tensor(1.0)?;
+    let failed = |message: String| DeviceError::Driver { call: format!("a kernel on device {ordinal}"), message };
+    residual::add(&mut sum, &tensor(2.0)?).map_err(|e| failed(e.to_string()))?;
+    match sum.to_vec::<f32>()? {
+        sum if sum == [3.0; 8] => Ok(()),
+        sum => Err(failed(format!("1 + 2 is {sum:?}"))),
+    }
+}
+
+/// What went wrong, and what helps.
+fn problem(why: DeviceError) -> Problem {
+    let (problem, remedy) = match &why {
+        DeviceError::NoKernels => (
+            "none: nvcc was not found when this binary was built".into(),
+            "install CUDA 13.0's nvcc, or set NVCC, and build again".into(),
+        ),
+        DeviceError::NoDevice(what) => (
+            what.clone(),
+            "install NVIDIA's driver 580 or newer; in a container, start it with --gpus all; look at CUDA_VISIBLE_DEVICES".into(),
+        ),
+        DeviceError::OldDriver { found, needed } => {
+            (format!("supports CUDA {found}, the kernels need {needed}"), "update NVIDIA's driver to 580 or newer".into())
         }
-        println!("CPU            {} threads", rayon::current_num_threads());
-        Ok(())
+        DeviceError::OldCard { .. } => (why.to_string(), "use --device cpu, or another card".into()),
+        DeviceError::OutOfMemory { .. } => (why.to_string(), "end the programs that hold it (nvidia-smi lists them)".into()),
+        _ => (why.to_string(), "see whether nvidia-smi shows the card well; restart the machine if it does not".into()),
+    };
+    Problem { problem, remedy }
+}
+
+impl Finding {
+    fn print(&self) {
+        let what = self.what;
+        match &self.found {
+            Ok(found) => println!("ok       {what:<13} {found}"),
+            Err(Problem { problem, remedy }) => {
+                println!("problem  {what:<13} {problem}");
+                println!("         {:<13} {remedy}", "remedy:");
+            }
+        }
     }
 }

@@ -24,6 +24,41 @@ pub fn fatbins() -> &'static [(&'static str, &'static [u8])] {
     FATBINS
 }
 
+/// The version of the nvcc that compiled them.
+pub fn nvcc_version() -> Option<&'static str> {
+    option_env!("KIUNGO_NVCC")
+}
+
+/// What they are compiled for: `sm_80` is machine code of that compute capability, `compute_80` what later cards compile
+/// when it is loaded. Empty in a build without kernels.
+pub fn targets() -> &'static [&'static str] {
+    TARGETS
+}
+
+/// A GPU of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// Its name.
+    pub name: String,
+    /// Compute capability, major and minor.
+    pub capability: (i32, i32),
+    /// Bytes of its memory that nobody holds.
+    pub free: usize,
+    /// Bytes of its memory.
+    pub total: usize,
+}
+
+/// Looks at device `ordinal`. Starts its context, and loads no kernel.
+pub fn card(ordinal: usize) -> Result<Card, DeviceError> {
+    device_count()?;
+    let context = CudaContext::new(ordinal).map_err(|e| failed("cuDevicePrimaryCtxRetain", e))?;
+    let name = context.name().map_err(|e| failed("cuDeviceGetName", e))?;
+    let capability = context.compute_capability().map_err(|e| failed("cuDeviceGetAttribute", e))?;
+    context.bind_to_thread().map_err(|e| failed("cuCtxSetCurrent", e))?;
+    let (free, total) = result::mem_get_info().map_err(|e| failed("cuMemGetInfo", e))?;
+    Ok(Card { name, capability, free, total })
+}
+
 /// The number of CUDA devices, or why none can be used.
 pub fn device_count() -> Result<usize, DeviceError> {
     // SAFETY: only asks whether the library can be opened. Every other call panics without it.

@@ -1,5 +1,7 @@
+mod doctor;
 mod embed;
 mod errors;
+mod gpu;
 mod quantize;
 mod round_trip;
 mod smollm2;

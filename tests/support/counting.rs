@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 pub struct Counting {
     inner: Box<dyn Executor>,
     calls: Calls,
+    /// Allocations that succeed; the next one finds the memory full.
+    room: usize,
 }
 
 /// How often each function of an executor was called.
@@ -32,9 +34,18 @@ impl Calls {
 impl Counting {
     /// A GPU over `inner`, and its calls.
     pub fn gpu(inner: Box<dyn Executor>) -> (Gpu, Calls) {
-        let calls = Calls::default();
-        (Gpu::new(Counting { inner, calls: calls.clone() }), calls)
+        Counting::with_room(inner, usize::MAX)
     }
+
+    /// The same with room for so many allocations: for more it is out of memory, with [`Counting::FREE`] bytes of
+    /// [`Counting::TOTAL`] left.
+    pub fn with_room(inner: Box<dyn Executor>, room: usize) -> (Gpu, Calls) {
+        let calls = Calls::default();
+        (Gpu::new(Counting { inner, calls: calls.clone(), room }), calls)
+    }
+
+    pub const FREE: usize = 12;
+    pub const TOTAL: usize = 3456;
 
     fn counted(&self, function: &'static str) -> &dyn Executor {
         self.calls.count(function);
@@ -53,7 +64,11 @@ impl Executor for Counting {
         self.inner.capability()
     }
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
-        self.counted("allocate").allocate(bytes)
+        let inner = self.counted("allocate");
+        if self.calls.of("allocate") > self.room {
+            return Err(DeviceError::OutOfMemory { asked: bytes, free: Self::FREE, total: Self::TOTAL });
+        }
+        inner.allocate(bytes)
     }
     fn free(&self, address: u64) {
         self.counted("free").free(address)

@@ -1,5 +1,6 @@
 mod builtin;
 mod gpu;
+mod memory;
 mod peer_losses;
 mod plan;
 mod run;

@@ -31,6 +31,11 @@ pub fn group(golden: &Golden) -> Group {
 
 /// tiny-llama with adapters in, or all weights of, blocks 0 and 1.
 pub fn setup(device: &Device, compute: DType, method: Method) -> (Settings, Plan, Model) {
+    try_setup(device, compute, method).unwrap()
+}
+
+/// The same where memory may be short.
+pub fn try_setup(device: &Device, compute: DType, method: Method) -> anyhow::Result<(Settings, Plan, Model)> {
     let folder = path("golden/tiny-llama");
     let config = Config::open(&folder).unwrap();
     let mut settings = Settings::preset(Preset::Clean, method, &config);
@@ -42,9 +47,8 @@ pub fn setup(device: &Device, compute: DType, method: Method) -> (Settings, Plan
         &config,
         Options { parts: plan.parts, base: settings.base, compute, device, positions: 64 },
         |_| {},
-    )
-    .unwrap();
-    (settings, plan, model)
+    )?;
+    Ok((settings, plan, model))
 }
 
 fn adapters(golden: &Golden, plan: &Plan) -> Adapters {
