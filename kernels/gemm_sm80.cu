@@ -5,6 +5,7 @@
 #include "ptx/cp_async.cuh"
 #include "ptx/mma.cuh"
 #include "tile/schedule.cuh"
+#include "tile/store.cuh"
 #include "tile/swizzle.cuh"
 
 // One operand's tile: ROWS of m or n by DEPTH of k. K_MAJOR: rows in memory run along k, else along m or n.
@@ -39,25 +40,6 @@ template <int ROWS, int DEPTH, bool K_MAJOR, int THREADS> struct Operand {
         }
     }
 };
-
-template <class C> __device__ __forceinline__ void store_one(C* c, float value, bool accumulate) {
-    *c = from_float<C>(accumulate ? value + to_float(*c) : value);
-}
-
-// Two neighbours in one access.
-__device__ __forceinline__ void store_two(float* c, float x, float y, bool accumulate) {
-    float2* at = reinterpret_cast<float2*>(c);
-    const float2 old = accumulate ? *at : make_float2(0.0f, 0.0f);
-    *at = make_float2(x + old.x, y + old.y);
-}
-__device__ __forceinline__ void store_two(bf16* c, float x, float y, bool accumulate) {
-    __nv_bfloat162* at = reinterpret_cast<__nv_bfloat162*>(c);
-    if (accumulate) {
-        x += __bfloat162float(at->x);
-        y += __bfloat162float(at->y);
-    }
-    *at = __floats2bfloat162_rn(x, y);
-}
 
 // BM x BN of c a block, BK of k a stage, shared among WARPS_M x WARPS_N warps.
 template <int BM, int BN, int BK, int WARPS_M, int WARPS_N, int STAGES> struct Gemm {
@@ -117,23 +99,15 @@ template <int BM, int BN, int BK, int WARPS_M, int WARPS_N, int STAGES> struct G
         }
 
         const int group = threadIdx.x % 32 / 4, pair = threadIdx.x % 4 * 2;
-        C* c = reinterpret_cast<C*>(p.c);
-        const bool accumulate = p.accumulate, even = p.n % 2 == 0;
 #pragma unroll
         for (int i = 0; i < FRAGMENTS_M * 2; i++) {
             const uint32_t row = m0 + warp_m + i * 8 + group;
             if (row >= p.m) continue;
+            const Row<C> c{reinterpret_cast<C*>(p.c) + (size_t)row * p.n, p.n, p.accumulate != 0};
 #pragma unroll
             for (int j = 0; j < FRAGMENTS_N; j++) {
-                const uint32_t column = n0 + warp_n + j * 8 + pair;
-                const float *two = &sum[i / 2][j][i % 2 * 2], x = two[0], y = two[1];
-                C* at = c + (size_t)row * p.n + column;
-                if (even && column < p.n) {
-                    store_two(at, x, y, accumulate);
-                } else {
-                    if (column < p.n) store_one(at, x, accumulate);
-                    if (column + 1 < p.n) store_one(at + 1, y, accumulate);
-                }
+                const float* two = &sum[i / 2][j][i % 2 * 2];
+                c.store(n0 + warp_n + j * 8 + pair, two[0], two[1]);
             }
         }
     }

@@ -120,6 +120,27 @@ typedef struct GemmParams {
     uint32_t accumulate; /* 1: add to c */
 } GemmParams;
 
+/* A matrix as the copy engine sees it: CUtensorMap, which the launch encodes */
+typedef struct TensorMap {
+    uint64_t opaque[16];
+} __attribute__((aligned(64))) TensorMap;
+
+/* gemm_sm90.cu */
+typedef struct GemmSm90Params {
+    TensorMap a;
+    TensorMap b;
+    TensorMap c_map;   /* of bf16 c, if staged */
+    uint64_t c;        /* C [m, n] */
+    uint32_t m;
+    uint32_t n;
+    uint32_t k;
+    uint32_t accumulate; /* 1: add to c */
+    uint32_t staged;     /* 1: bf16 results go through shared memory and the copy engine; they cannot be added */
+    uint32_t splits;     /* parts of k, at most its steps of 64: blocks a cluster; SplitK alone */
+    uint32_t a_bytes;    /* that arrive of a tile of a: fewer rows than its height are not filled up */
+    uint32_t unused[7];
+} GemmSm90Params;
+
 /* gemm_simt.cu, one block 64x64 of c; strides in elements */
 typedef struct GemmSimtParams {
     uint64_t a;

@@ -1,0 +1,254 @@
+// c = a b (+ c) for bf16 a and b on Hopper's tensor cores. One warpgroup only loads: the copy engine fills a ring of
+// stages in shared memory; the others only compute: wgmma reads the stages. Layouts as in src/ops/gemm.rs.
+#include "kernel.cuh"
+#include "ptx/cluster.cuh"
+#include "ptx/tma.cuh"
+#include "ptx/warpgroup.cuh"
+#include "ptx/wgmma.cuh"
+#include "tile/operand.cuh"
+#include "tile/results.cuh"
+#include "tile/schedule.cuh"
+
+constexpr int DEPTH = 64;  // of k a stage
+
+struct Nothing {
+    __device__ __forceinline__ void operator()(int) const {}
+};
+
+// BM x BN of c a block, BM / 64 warpgroups that compute. SHARES blocks of a cluster that lie below each other in c need
+// the same tile of b, of which each loads its part.
+template <int BM, int BN, int STAGES, int SHARES, bool A_K_MAJOR, bool B_K_MAJOR> struct Mainloop {
+    using A = OperandTile<BM, A_K_MAJOR>;
+    using B = OperandTile<BN, B_K_MAJOR>;
+    static constexpr int CONSUMERS = BM / 64;
+    static constexpr int STAGE = A::ELEMENTS + B::ELEMENTS;
+
+    bf16* stages;  // [STAGES][a tile, b tile], aligned to 1024 bytes
+    Barrier* full;
+    Barrier* empty;
+
+    // Called by all threads, once; the caller synchronises the cluster after it.
+    __device__ __forceinline__ void init(const GemmSm90Params& p) {
+        if (threadIdx.x == 0) {
+            tma_prefetch(&p.a);
+            tma_prefetch(&p.b);
+            for (int i = 0; i < STAGES; i++) {
+                barrier_init(&full[i], 1);
+                barrier_init(&empty[i], SHARES * CONSUMERS * 4);
+            }
+            barrier_init_fence();
+        }
+    }
+
+    // One thread: loads the tiles of `steps` stages from k0.
+    __device__ __forceinline__ void load(Ring<STAGES>& at, const GemmSm90Params& p, int m0, int n0, int k0, int steps,
+                                         uint32_t rank) {
+        for (int step = 0; step < steps; step++, at.advance()) {
+            bf16* stage = stages + at.stage * STAGE;
+            barrier_wait(&empty[at.stage], at.parity ^ 1);
+            barrier_arrive_expecting(&full[at.stage], p.a_bytes + B::BYTES);
+            A::template load<1>(stage, &p.a, m0, k0 + step * DEPTH, &full[at.stage], 0);
+            B::template load<SHARES>(stage + A::ELEMENTS, &p.b, n0, k0 + step * DEPTH, &full[at.stage], rank);
+        }
+    }
+
+    // A computing warpgroup: the products of `steps` stages (at least one), 64 rows of the tile. While the first of
+    // them are computed, does meanwhile(0), ..., meanwhile(EARLY - 1).
+    template <int EARLY = 0, class Meanwhile = Nothing>
+    __device__ __forceinline__ void compute(Ring<STAGES>& at, float (&sum)[BN / 2], int consumer, int steps,
+                                            Meanwhile meanwhile = {}) {
+        uint32_t before = at.stage;
+        const auto begin = [&](int step) {
+            const bf16* a = stages + at.stage * STAGE;
+            const bf16* b = a + A::ELEMENTS;
+            barrier_wait(&full[at.stage], at.parity);
+            wgmma_begin();
+#pragma unroll
+            for (int k = 0; k < DEPTH; k += 16) {
+                wgmma<BN, A_K_MAJOR, B_K_MAJOR>(sum, A::descriptor(a, consumer * 64, k), B::descriptor(b, 0, k),
+                                                step > 0 || k > 0);
+            }
+            wgmma_commit();
+        };
+        // The stage before is free once at most this one is under way.
+        const auto end = [&](int step) {
+            wgmma_wait<1>();
+            if (step > 0) release(before);
+            before = at.stage;
+            at.advance();
+        };
+        int step = 0;
+#pragma unroll
+        for (int early = 0; early < EARLY; early++) {
+            if (early < steps) begin(early);
+            meanwhile(early);
+            if (early < steps) end(step++);
+        }
+        for (; step < steps; step++) {
+            begin(step);
+            end(step);
+        }
+        wgmma_wait<0>();
+        keep(sum);
+        release(before);
+    }
+
+  private:
+    __device__ __forceinline__ void release(uint32_t stage) {
+        const uint32_t lane = threadIdx.x % 32;
+        if constexpr (SHARES == 1) {
+            if (lane == 0) barrier_arrive(&empty[stage]);
+        } else {
+            if (lane < SHARES) barrier_arrive_at(&empty[stage], lane);
+        }
+    }
+};
+
+// For products of many tiles: as many blocks as fit at once, each of which takes tile after tile. A tile's results leave
+// while the next one is computed.
+template <int BM, int BN, int STAGES, int SHARES> struct Persistent {
+    static constexpr int THREADS = 128 + BM / 64 * 128;
+
+    template <bool A_K_MAJOR, bool B_K_MAJOR, class C>
+    static __device__ __forceinline__ void run(const GemmSm90Params& p) {
+        using Loop = Mainloop<BM, BN, STAGES, SHARES, A_K_MAJOR, B_K_MAJOR>;
+        __shared__ Barrier barriers[2 * STAGES];
+        DYNAMIC_SHARED(bf16, shared);
+        Loop loop{shared, barriers, barriers + STAGES};
+        loop.init(p);
+        const uint32_t rank = SHARES > 1 ? cluster_rank() : 0;
+        if (SHARES > 1) cluster_sync();
+        __syncthreads();
+
+        const uint32_t rows = (p.m + SHARES * BM - 1) / (SHARES * BM), columns = (p.n + BN - 1) / BN;
+        const int steps = (p.k + DEPTH - 1) / DEPTH;
+        const auto each_tile = [&](auto work) {
+            for (uint32_t i = blockIdx.x / SHARES; i < rows * columns; i += gridDim.x / SHARES) {
+                const TileIndex tile = tile_of(i, rows, columns);
+                work((tile.m * SHARES + rank) * BM, tile.n * BN);
+            }
+        };
+        Ring<STAGES> at;
+        const int consumer = threadIdx.x / 128 - 1;
+        if (consumer < 0) {
+            fewer_registers<40>();
+            if (threadIdx.x == 0) {
+                each_tile([&](uint32_t m0, uint32_t n0) { loop.load(at, p, m0, n0, 0, steps, rank); });
+            }
+        } else {
+            more_registers<232>();
+            float sum[BN / 2];
+            if (sizeof(C) == sizeof(bf16) && p.staged) {
+                Staged<BN> last(shared + STAGES * Loop::STAGE + consumer * Staged<BN>::ELEMENTS, consumer + 1);
+                each_tile([&](uint32_t m0, uint32_t n0) {
+                    loop.template compute<Staged<BN>::SLABS>(at, sum, consumer, steps,
+                                                             [&](int slab) { last.store(slab, &p.c_map); });
+                    last.take(sum, m0 + consumer * 64, n0);
+                });
+#pragma unroll
+                for (int slab = 0; slab < Staged<BN>::SLABS; slab++) last.store(slab, &p.c_map);
+                last.finish();
+            } else {
+                each_tile([&](uint32_t m0, uint32_t n0) {
+                    loop.compute(at, sum, consumer, steps);
+                    store_direct<C>(sum, p, m0 + consumer * 64, n0);
+                });
+            }
+        }
+        // A block may still send to, or arrive at, the other's shared memory.
+        if (SHARES > 1) cluster_sync();
+    }
+};
+
+// For few rows or few tiles: the blocks of a cluster take a part of k each, and add up their sums in the order of k.
+// Its last warp loads.
+template <int BM, int BN, int STAGES> struct SplitK {
+    static constexpr int THREADS = BM / 64 * 128 + 32;
+    static constexpr int LOADER = BM / 64 * 128;
+    static constexpr uint32_t MOST = 8;  // blocks a cluster
+    static constexpr int ROW = BN + 8;   // floats, so that a warp's rows fall on different banks
+
+    template <bool A_K_MAJOR, bool B_K_MAJOR, class C>
+    static __device__ __forceinline__ void run(const GemmSm90Params& p) {
+        using Loop = Mainloop<BM, BN, STAGES, 1, A_K_MAJOR, B_K_MAJOR>;
+        static_assert(BM * ROW * sizeof(float) <= STAGES * Loop::STAGE * sizeof(bf16), "the sums take the stages' place");
+        __shared__ Barrier barriers[2 * STAGES];
+        DYNAMIC_SHARED(bf16, shared);
+        Loop loop{shared, barriers, barriers + STAGES};
+        loop.init(p);
+        __syncthreads();
+
+        const uint32_t splits = p.splits, rank = blockIdx.x % splits, tile = blockIdx.x / splits;
+        const uint32_t tiles_m = (p.m + BM - 1) / BM;
+        const uint32_t m0 = tile % tiles_m * BM, n0 = tile / tiles_m * BN;
+        const int all = (p.k + DEPTH - 1) / DEPTH, first = all * rank / splits;
+        const int steps = all * (rank + 1) / splits - first;
+        Ring<STAGES> at;
+        float* sums = reinterpret_cast<float*>(shared);
+        if (threadIdx.x >= LOADER) {
+            if (threadIdx.x == LOADER) loop.load(at, p, m0, n0, first * DEPTH, steps, 0);
+        } else {
+            float sum[BN / 2];
+            loop.compute(at, sum, threadIdx.x / 128, steps);
+            named_barrier(1, LOADER);  // all have read the last stage
+            const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4, pair = lane % 4 * 2;
+#pragma unroll
+            for (int i = 0; i < BN / 4; i++) {
+                float* to = sums + (row + i % 2 * 8) * ROW + i / 2 * 8 + pair;
+                *reinterpret_cast<float2*>(to) = make_float2(sum[2 * i], sum[2 * i + 1]);
+            }
+        }
+        if (splits > 1) {
+            cluster_sync();
+        } else {
+            __syncthreads();
+        }
+        // Rows rank, rank + splits, ... of the tile.
+        constexpr int FOURS = BN / 4;
+        const uint32_t rows = min((uint32_t)BM, p.m - m0);
+        for (uint32_t i = threadIdx.x; rank + i / FOURS * splits < rows; i += THREADS) {
+            const uint32_t row = rank + i / FOURS * splits, column = i % FOURS * 4;
+            if (n0 + column >= p.n) continue;
+            float4 part[MOST];  // all asked for before the first is needed
+#pragma unroll
+            for (uint32_t of = 0; of < MOST; of++) {
+                if (of < splits) part[of] = load_shared_of(sums + row * ROW + column, of);
+            }
+            float4 total = part[0];
+#pragma unroll
+            for (uint32_t of = 1; of < MOST; of++) {
+                if (of >= splits) break;
+                total.x += part[of].x, total.y += part[of].y, total.z += part[of].z, total.w += part[of].w;
+            }
+            const Row<C> to{reinterpret_cast<C*>(p.c) + (size_t)(m0 + row) * p.n, p.n, p.accumulate != 0};
+            to.store(n0 + column, total.x, total.y);
+            to.store(n0 + column + 2, total.z, total.w);
+        }
+        if (splits > 1) cluster_sync();  // others may still read these sums
+    }
+};
+
+// gemm.rs knows their sizes.
+#define PERSISTENT(layout, a, b, type, C, width, stages)                                     \
+    KERNEL(gemm_sm90_##layout##_##type##_##width, GemmSm90Params, 384, 1) {                  \
+        Persistent<128, width, stages, 2>::run<a, b, C>(p);                                  \
+    }
+#define SPLIT(layout, a, b, type, C, bm, bn, stages, blocks)                                                      \
+    KERNEL(gemm_sm90_##layout##_##type##_##bm##x##bn, GemmSm90Params, SplitK<bm, bn, stages>::THREADS, blocks) { \
+        SplitK<bm, bn, stages>::run<a, b, C>(p);                                                                  \
+    }
+#define KERNELS(layout, a, b, type, C)                \
+    PERSISTENT(layout, a, b, type, C, 256, 4)         \
+    PERSISTENT(layout, a, b, type, C, 192, 4)         \
+    PERSISTENT(layout, a, b, type, C, 128, 6)         \
+    PERSISTENT(layout, a, b, type, C, 64, 8)          \
+    SPLIT(layout, a, b, type, C, 128, 128, 3, 2)      \
+    SPLIT(layout, a, b, type, C, 128, 64, 4, 2)       \
+    SPLIT(layout, a, b, type, C, 64, 128, 4, 2)       \
+    SPLIT(layout, a, b, type, C, 64, 64, 4, 3)
+KERNELS(nt, true, true, bf16, bf16)
+KERNELS(nt, true, true, f32, float)
+KERNELS(nn, true, false, bf16, bf16)
+KERNELS(nn, true, false, f32, float)
+KERNELS(tn, false, false, bf16, bf16)
+KERNELS(tn, false, false, f32, float)

@@ -1,0 +1,53 @@
+// An operand's tile in shared memory as the copy engine writes it and wgmma reads it: ROWS of m or n by 64 of k, bf16,
+// in lines of 128 bytes whose 16-byte chunks are swizzled (chunk ^ line % 8), every 1024 bytes anew.
+//
+// K_MAJOR: a line is one row's 64 values of k. Otherwise a line is one k of 64 rows, and the tile is ROWS / 64 slabs of
+// 64 lines. PTX ISA, "Matrix descriptor" and "Canonical layouts".
+#pragma once
+#include "kernel.cuh"
+#include "ptx/tma.cuh"
+
+template <int ROWS, bool K_MAJOR> struct OperandTile {
+    static constexpr int DEPTH = 64;
+    static constexpr int ELEMENTS = ROWS * DEPTH;
+    static constexpr uint32_t BYTES = ELEMENTS * sizeof(bf16);
+
+    // Loads the tile at (row, k) of a matrix. Of SHARES blocks of a cluster that all need it, this one loads the part
+    // `share` and sends it to all. The tensor map's boxes: 64 of k by ROWS / SHARES rows (K_MAJOR), or 64 rows by
+    // 64 / SHARES of k.
+    template <int SHARES>
+    static __device__ __forceinline__ void load(bf16* tile, const TensorMap* map, int row, int k, Barrier* barrier,
+                                                uint32_t share) {
+        if constexpr (K_MAJOR) {
+            const int first = share * (ROWS / SHARES);
+            box<SHARES>(tile + first * DEPTH, map, k, row + first, barrier);
+        } else {
+            const int first = share * (DEPTH / SHARES);
+#pragma unroll
+            for (int slab = 0; slab < ROWS; slab += 64) {
+                box<SHARES>(tile + slab * DEPTH + first * 64, map, row + slab, k + first, barrier);
+            }
+        }
+    }
+
+    // wgmma's descriptor of the 16 of k from k0, and the rows from row0 (a multiple of 64).
+    static __device__ __forceinline__ uint64_t descriptor(const bf16* tile, int row0, int k0) {
+        constexpr uint64_t SWIZZLE_128 = 1ull << 62;
+        constexpr uint64_t EIGHT_LINES = 1024 / 16, SLAB = 64 * 128 / 16;
+        const int offset = row0 * DEPTH + (K_MAJOR ? k0 : k0 * 64);
+        // In a cluster, an address also says in whose shared memory it is, above these 18 bits.
+        const uint64_t start = (shared_address(tile + offset) & 0x3ffff) / 16;
+        // The strides between groups of eight lines and, of slabs, from one to the next.
+        return SWIZZLE_128 | EIGHT_LINES << 32 | (K_MAJOR ? 1 : SLAB) << 16 | start;
+    }
+
+  private:
+    template <int SHARES>
+    static __device__ __forceinline__ void box(bf16* to, const TensorMap* map, int column, int row, Barrier* barrier) {
+        if constexpr (SHARES == 1) {
+            tma_load(to, map, column, row, barrier);
+        } else {
+            tma_load_multicast(to, map, column, row, barrier, (1 << SHARES) - 1);
+        }
+    }
+};
