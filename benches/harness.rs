@@ -2,18 +2,19 @@
 
 use kiungo::device::{DType, Device, DeviceError, Gpu, Tensor};
 use kiungo::ops::OpError;
+use kiungo::ops::gemm::{Layout, gemm};
 use rand::{SeedableRng, rngs::StdRng};
 use rand_distr::{Distribution, StandardNormal};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const RUNS: usize = 21;
 const WARM_UPS: usize = 3;
-/// More than any cache holds.
-const FLUSH_BYTES: usize = 256 << 20;
+/// A matrix of more bytes than any cache holds.
+const FLUSH: [usize; 2] = [32 << 10, 4096];
 
-/// A matrix product's sizes, or a matrix of `n` x `k`.
-#[derive(Clone, Copy, Serialize)]
+/// `m` tokens, and a weight of `n` outputs and `k` inputs where there is one; else `n` columns.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
     pub m: usize,
     pub n: usize,
@@ -29,6 +30,16 @@ pub enum Work {
     Bytes(f64),
 }
 
+/// What a peer took on the same GPU, as `benches/peers/peers.py` writes it.
+#[derive(Deserialize)]
+pub struct Peer {
+    op: String,
+    variant: String,
+    shape: Shape,
+    peer: String,
+    ms: f64,
+}
+
 /// One line of the table.
 #[derive(Serialize)]
 pub struct Row {
@@ -39,7 +50,7 @@ pub struct Row {
     tflops: Option<f64>,
     tb_s: Option<f64>,
     ceiling_fraction: Option<f64>,
-    peer: Option<&'static str>,
+    peer: Option<String>,
     peer_ms: Option<f64>,
     /// Above 1: faster than the peer.
     ratio: Option<f64>,
@@ -51,16 +62,19 @@ pub struct Row {
 pub struct Bench {
     device: Device,
     gpu: Gpu,
-    flush: Tensor,
+    flush: [Tensor; 3],
+    peers: Vec<Peer>,
     rows: Vec<Row>,
     rng: StdRng,
 }
 
 impl Bench {
-    pub fn new(device: Device) -> anyhow::Result<Bench> {
+    /// For a GPU, beside what `peers` measured on it.
+    pub fn new(device: Device, peers: Vec<Peer>) -> anyhow::Result<Bench> {
         let Device::Cuda(gpu) = device.clone() else { anyhow::bail!("{device} is no GPU") };
-        let flush = Tensor::zeros(&device, DType::U8, &[FLUSH_BYTES])?;
-        Ok(Bench { device, gpu, flush, rows: Vec::new(), rng: StdRng::seed_from_u64(1) })
+        let zeros = |shape: [usize; 2]| Tensor::zeros(&device, DType::Bf16, &shape);
+        let flush = [zeros([1, FLUSH[1]])?, zeros(FLUSH)?, zeros([1, FLUSH[0]])?];
+        Ok(Bench { device, gpu, flush, peers, rows: Vec::new(), rng: StdRng::seed_from_u64(1) })
     }
 
     pub fn device(&self) -> &Device {
@@ -74,11 +88,23 @@ impl Bench {
     /// Standard normal values.
     pub fn normal(&mut self, dtype: DType, shape: &[usize]) -> anyhow::Result<Tensor> {
         // A long period of distinct values is as good as all distinct, and quicker to make.
-        const PERIOD: usize = (1 << 20) + 7;
+        const PERIOD: usize = 1 << 20;
         let n: usize = shape.iter().product();
-        let some: Vec<f32> = StandardNormal.sample_iter(&mut self.rng).take(n.min(PERIOD)).collect();
-        let values = some.iter().copied().cycle().take(n).collect();
-        Ok(Tensor::from_f32(&self.device, dtype, values, shape)?)
+        let first = n.min(PERIOD);
+        let values: Vec<f32> = StandardNormal.sample_iter(&mut self.rng).take(first).collect();
+        let first = Tensor::from_f32(&self.device, dtype, values, &[first, 1])?;
+        let mut all = Tensor::zeros(&self.device, dtype, &[n, 1])?;
+        for at in (0..n).step_by(PERIOD) {
+            all.copy_rows(at, &first, 0, PERIOD.min(n - at))?;
+        }
+        Ok(all.reshape(shape)?)
+    }
+
+    /// Leaves nothing useful in the caches, and nothing that must be written back while an op is timed: reads more
+    /// than they hold. It also keeps the GPU busy while the launches that are timed are queued.
+    fn flush(&mut self) -> kiungo::ops::Result {
+        let [x, w, y] = &mut self.flush;
+        gemm(Layout::Nt, x, w, y, false)
     }
 
     /// Times an op and adds a row.
@@ -92,8 +118,7 @@ impl Bench {
     ) -> anyhow::Result<()> {
         let mut times = Vec::with_capacity(RUNS);
         for i in 0..WARM_UPS + RUNS {
-            // The fill also keeps the GPU busy while the launches that are timed are queued.
-            self.flush.fill_byte(i as u8)?;
+            self.flush()?;
             let ms = self.gpu.time(&mut || run().map_err(driver_error))?;
             if i >= WARM_UPS {
                 times.push(ms);
@@ -112,17 +137,19 @@ impl Bench {
                 (None, Some(tb_s), ceiling.map(|c| tb_s / c.tb_s))
             }
         };
+        let variant = variant.into();
+        let peer = self.peers.iter().find(|p| p.op == op && p.variant == variant && p.shape == shape);
         self.rows.push(Row {
             op,
-            variant: variant.into(),
             shape,
             ms,
             tflops,
             tb_s,
             ceiling_fraction,
-            peer: None,
-            peer_ms: None,
-            ratio: None,
+            peer: peer.map(|p| p.peer.clone()),
+            peer_ms: peer.map(|p| p.ms),
+            ratio: peer.map(|p| p.ms / ms),
+            variant,
             device: self.gpu.name().to_string(),
             date: today(),
         });
@@ -137,7 +164,8 @@ fn driver_error(e: OpError) -> DeviceError {
     }
 }
 
-/// Data-sheet peaks: dense bf16 and memory.
+/// What a kernel can reach: the data sheet's dense bf16 peak; of memory, on an H100 what reading 4 GiB reached (writing
+/// them reached 3.30), else the data sheet's peak.
 #[derive(Clone, Copy)]
 struct Ceiling {
     tflops: f64,
@@ -146,7 +174,7 @@ struct Ceiling {
 
 fn ceiling(device: &str) -> Option<Ceiling> {
     let known = [
-        ("H100", Ceiling { tflops: 989.5, tb_s: 3.35 }),
+        ("H100", Ceiling { tflops: 989.5, tb_s: 3.08 }),
         ("H200", Ceiling { tflops: 989.5, tb_s: 4.8 }),
         ("A100", Ceiling { tflops: 312.0, tb_s: 2.04 }),
     ];

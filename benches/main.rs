@@ -1,9 +1,8 @@
 //! Times the ops: on a GPU at the shapes of Llama 3 8B, without one the CPU references at small shapes.
 //!
-//! `cargo bench` runs all, `cargo bench -- gemm` one op, `-- --json FILE` also writes the table as JSON.
-//! Method: standard normal data, caches flushed before every run, CUDA events, the median of 21 runs. Ceilings are the
-//! data sheet's. Peers were measured on an H100 SXM (80 GB) with torch 2.11, bitsandbytes 0.50.2 and PEFT 0.21, so they
-//! are shown on such a card alone.
+//! `cargo bench` runs all, `cargo bench -- gemm` one op, `-- --json FILE` also writes the table as JSON, and
+//! `-- --peers FILE` puts beside it what others took, as `benches/peers/peers.py --json FILE` measured on the same GPU.
+//! Method: standard normal data, caches flushed before every run by reading, CUDA events, the median of 21 runs.
 
 mod harness;
 mod ops;
@@ -17,7 +16,14 @@ fn main() -> anyhow::Result<()> {
     let device = if cuda::has_kernels() { Device::cuda(0) } else { Err(kiungo::device::DeviceError::NoKernels) };
     match device {
         Ok(device) => {
-            let mut bench = Bench::new(device)?;
+            let peers = match &arguments.peers {
+                Some(path) => serde_json::from_str(&std::fs::read_to_string(path)?)?,
+                None => vec![],
+            };
+            if peers.is_empty() {
+                println!("without peers: see benches/peers/README.md");
+            }
+            let mut bench = Bench::new(device, peers)?;
             for (op, run) in ops::ALL {
                 if arguments.wants(op) {
                     run(&mut bench)?;
@@ -43,6 +49,7 @@ fn main() -> anyhow::Result<()> {
 struct Arguments {
     ops: Vec<String>,
     json: Option<PathBuf>,
+    peers: Option<PathBuf>,
 }
 
 impl Arguments {
@@ -52,14 +59,17 @@ impl Arguments {
             match argument.as_str() {
                 // cargo adds it.
                 "--bench" => {}
-                "--json" => {
-                    let path = arguments.next().ok_or_else(|| anyhow::anyhow!("--json needs a file"))?;
-                    parsed.json = Some(path.into());
+                "--json" | "--peers" => {
+                    let path = arguments.next().ok_or_else(|| anyhow::anyhow!("{argument} needs a file"))?;
+                    *(if argument == "--json" { &mut parsed.json } else { &mut parsed.peers }) = Some(path.into());
                 }
                 op if ops::ALL.iter().any(|(name, _)| *name == op) => parsed.ops.push(argument),
                 other => {
                     let names: Vec<&str> = ops::ALL.iter().map(|(name, _)| *name).collect();
-                    anyhow::bail!("unknown argument {other}: expected --json FILE, or ops of {}", names.join(", "))
+                    anyhow::bail!(
+                        "unknown argument {other}: expected --json FILE, --peers FILE, or ops of {}",
+                        names.join(", ")
+                    )
                 }
             }
         }

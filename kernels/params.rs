@@ -117,6 +117,47 @@ pub struct GemmParams {
     pub accumulate: u32,
 }
 #[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct TensorMap {
+    pub opaque: [u64; 16usize],
+}
+impl Default for TensorMap {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct GemmSm90Params {
+    pub a: TensorMap,
+    pub b: TensorMap,
+    pub c_map: TensorMap,
+    pub c: u64,
+    pub m: u32,
+    pub n: u32,
+    pub k: u32,
+    pub accumulate: u32,
+    pub staged: u32,
+    pub splits: u32,
+    pub a_bytes: u32,
+    pub unused: [u32; 7usize],
+}
+impl Default for GemmSm90Params {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
 pub struct GemmSimtParams {
     pub a: u64,

@@ -9,7 +9,7 @@ use kiungo::ops::philox::Dropout;
 const RANK: usize = 16;
 
 pub fn gpu(bench: &mut Bench) -> anyhow::Result<()> {
-    for (name, outputs, inputs) in [("q, o", 4096, 4096), ("gate, up", 14336, 4096), ("down", 4096, 14336)] {
+    for (name, outputs, inputs) in [("q/o", 4096, 4096), ("gate/up", 14336, 4096), ("down", 4096, 14336)] {
         for tokens in [768, 4096] {
             layer(bench, name, [tokens, outputs, inputs])?;
         }

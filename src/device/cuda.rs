@@ -1,6 +1,6 @@
 //! The CUDA driver as an [`Executor`]: a stream, its own or a caller's, and the kernels built into this binary.
 
-use super::{DeviceError, Executor, Launch};
+use super::{DeviceError, Executor, Launch, TensorMap};
 use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
@@ -158,7 +158,13 @@ struct Kernels {
     context: Arc<CudaContext>,
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
     functions: Mutex<HashMap<&'static str, Function>>,
+    tensor_maps: Mutex<HashMap<TensorMap, EncodedMap>>,
 }
+
+/// The bytes of a CUtensorMap.
+type EncodedMap = [u64; 16];
+/// Encoded maps that are kept: more than a step's launches have, few enough to start anew without notice.
+const MOST_TENSOR_MAPS: usize = 4096;
 
 #[derive(Clone, Copy)]
 struct Function {
@@ -170,7 +176,7 @@ unsafe impl Send for Function {}
 
 impl Kernels {
     fn new(context: Arc<CudaContext>) -> Kernels {
-        Kernels { context, modules: Mutex::default(), functions: Mutex::default() }
+        Kernels { context, modules: Mutex::default(), functions: Mutex::default(), tensor_maps: Mutex::default() }
     }
 
     fn function(&self, launch: &Launch) -> Result<Function, DeviceError> {
@@ -206,6 +212,55 @@ impl Kernels {
         // The handle stays valid: `self.modules` keeps the module loaded.
         Ok(Function { handle: function.cu_function(), shared_bytes: DEFAULT_SHARED_BYTES })
     }
+}
+
+impl Kernels {
+    fn encode(&self, map: &TensorMap) -> Result<EncodedMap, DeviceError> {
+        let mut kept = self.tensor_maps.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(encoded) = kept.get(map) {
+            return Ok(*encoded);
+        }
+        let encoded = encode(map)?;
+        if kept.len() >= MOST_TENSOR_MAPS {
+            kept.clear();
+        }
+        kept.insert(*map, encoded);
+        Ok(encoded)
+    }
+}
+
+/// Encodes a tensor map. Dimensions go from the innermost outwards.
+fn encode(map: &TensorMap) -> Result<EncodedMap, DeviceError> {
+    const ELEMENT_BYTES: u64 = 2;
+    let [rows, columns] = map.shape.map(|n| n as u64);
+    let [block_rows, block_columns] = map.block.map(|n| n as u32);
+    let mut encoded = sys::CUtensorMap { opaque: [0; 16] };
+    // SAFETY: the arrays are as long as the rank, 2, says (one stride less); the call reads nothing at the address.
+    unsafe {
+        sys::cuTensorMapEncodeTiled(
+            &mut encoded,
+            sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            2,
+            map.address as *mut c_void,
+            [columns, rows].as_ptr(),
+            [columns * ELEMENT_BYTES].as_ptr(),
+            [block_columns, block_rows].as_ptr(),
+            [1, 1].as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    }
+    .result()
+    .map_err(|e| failed(format!("cuTensorMapEncodeTiled of {map:?}"), e))?;
+    Ok(encoded.opaque)
+}
+
+fn cluster_attribute(blocks: u32) -> sys::CUlaunchAttribute {
+    let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
+    value.clusterDim = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: blocks, y: 1, z: 1 };
+    sys::CUlaunchAttribute { id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, pad: [0; 4], value }
 }
 
 impl Executor for Driver {
@@ -284,21 +339,31 @@ impl Executor for Driver {
         let [bx, by, bz] = launch.block;
         // The driver copies the struct before the call returns; it wants it aligned like the C struct.
         let mut params = vec![0u128; launch.params.len().div_ceil(16)];
-        bytemuck::cast_slice_mut(&mut params)[..launch.params.len()].copy_from_slice(&launch.params);
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut params);
+        bytes[..launch.params.len()].copy_from_slice(&launch.params);
+        for (offset, map) in &launch.tensor_maps {
+            let encoded = self.kernels.encode(map)?;
+            bytes[*offset..*offset + size_of_val(&encoded)].copy_from_slice(bytemuck::bytes_of(&encoded));
+        }
         let mut arguments = [params.as_mut_ptr() as *mut c_void];
+        let mut attributes = [cluster_attribute(launch.cluster)];
+        let config = sys::CUlaunchConfig {
+            gridDimX: gx,
+            gridDimY: gy,
+            gridDimZ: gz,
+            blockDimX: bx,
+            blockDimY: by,
+            blockDimZ: bz,
+            sharedMemBytes: launch.shared_bytes,
+            hStream: self.stream.cu_stream(),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: u32::from(launch.cluster > 1),
+        };
         // SAFETY: the one argument is the struct the kernel takes (made by bindgen from the same header), and
         // the op that made the launch has checked every shape behind its addresses.
-        unsafe {
-            result::launch_kernel(
-                function.handle,
-                (gx, gy, gz),
-                (bx, by, bz),
-                launch.shared_bytes,
-                self.stream.cu_stream(),
-                &mut arguments,
-            )
-        }
-        .map_err(|e| failed(format!("{} with grid {gx}x{gy}x{gz} of {}", launch.kernel, bx * by * bz), e))
+        unsafe { sys::cuLaunchKernelEx(&config, function.handle, arguments.as_mut_ptr(), std::ptr::null_mut()) }
+            .result()
+            .map_err(|e| failed(format!("{} with grid {gx}x{gy}x{gz} of {}", launch.kernel, bx * by * bz), e))
     }
 
     fn allocate_pinned(&self, bytes: usize) -> Result<[u64; 2], DeviceError> {

@@ -21,20 +21,57 @@ pub struct Launch {
     pub block: [u32; 3],
     /// Dynamic shared memory, bytes.
     pub shared_bytes: u32,
+    /// Blocks a cluster, neighbours in x.
+    pub cluster: u32,
     /// The kernel's parameter struct.
     pub params: Vec<u8>,
+    /// Matrices that the copy engine reads or writes, and where in `params` their `TensorMap`s are.
+    pub tensor_maps: Vec<(usize, TensorMap)>,
+}
+
+/// A row-major bf16 matrix as Hopper's copy engine sees it: boxes of it go to shared memory and back, their lines of
+/// up to 128 bytes swizzled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TensorMap {
+    /// Device address of the first element, a multiple of 16.
+    pub address: u64,
+    /// Rows and columns; a row's bytes are a multiple of 16.
+    pub shape: [usize; 2],
+    /// Rows and columns of a box: at most 256, and 64.
+    pub block: [usize; 2],
 }
 
 impl Launch {
     /// A launch of `kernel` in `kernels/<module>.cu` with its parameter struct.
     pub fn new<P: Pod>(module: &'static str, kernel: &'static str, grid: [u32; 3], threads: u32, params: P) -> Launch {
         let params = bytemuck::bytes_of(&params).to_vec();
-        Launch { module, kernel, grid, block: [threads, 1, 1], shared_bytes: 0, params }
+        Launch {
+            module,
+            kernel,
+            grid,
+            block: [threads, 1, 1],
+            shared_bytes: 0,
+            cluster: 1,
+            params,
+            tensor_maps: vec![],
+        }
     }
 
     /// The same with dynamic shared memory.
     pub fn shared(mut self, bytes: u32) -> Launch {
         self.shared_bytes = bytes;
+        self
+    }
+
+    /// The same in clusters of so many blocks.
+    pub fn cluster(mut self, blocks: u32) -> Launch {
+        self.cluster = blocks;
+        self
+    }
+
+    /// The same with a tensor map at a byte of the parameter struct.
+    pub fn tensor_map(mut self, offset: usize, map: TensorMap) -> Launch {
+        self.tensor_maps.push((offset, map));
         self
     }
 }

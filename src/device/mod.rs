@@ -32,7 +32,7 @@ mod slices;
 mod tensor;
 
 pub use error::DeviceError;
-pub use launch::{Executor, Gpu, Launch};
+pub use launch::{Executor, Gpu, Launch, TensorMap};
 pub use pinned::{Pinned, Staging};
 pub use slices::{Borrowed, BorrowedMut};
 pub use tensor::{DType, Element, Tensor};

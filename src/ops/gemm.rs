@@ -20,6 +20,10 @@
 //! # Ok::<(), kiungo::ops::OpError>(())
 //! ```
 
+mod cuda;
+mod sm90;
+mod tiles;
+
 use super::check::{Check, FLOAT};
 use super::float::with_float;
 use crate::device::{Device, Tensor};
@@ -40,13 +44,7 @@ pub enum Layout {
 /// - `a`, `b`, `c`: f32 or bf16 each, shapes as [`Layout`] says
 pub fn gemm(layout: Layout, a: &Tensor, b: &Tensor, c: &mut Tensor, accumulate: bool) -> super::Result {
     let check = Check::new("gemm", a);
-    check.matrix("a", a)?;
-    check.dtype("a", a, FLOAT)?;
-    let (m, k) = if layout == Layout::Tn { (a.columns(), a.rows()) } else { (a.rows(), a.columns()) };
-    let (b_rows, b_columns) = check.matrix("b", b)?;
-    let n = if layout == Layout::Nt { b_rows } else { b_columns };
-    check.tensor("b", b, &if layout == Layout::Nt { [n, k] } else { [k, n] }, FLOAT)?;
-    check.tensor("c", c, &[m, n], FLOAT)?;
+    let [m, n, k] = check_sizes(&check, layout, a, b, c)?;
     match check.device() {
         Device::Cpu => with_float!(a.dtype(), A => with_float!(b.dtype(), B => with_float!(c.dtype(), C => {
             let (a, b) = (a.as_slice::<A>()?, b.as_slice::<B>()?);
@@ -54,11 +52,46 @@ pub fn gemm(layout: Layout, a: &Tensor, b: &Tensor, c: &mut Tensor, accumulate: 
         }))),
         Device::Cuda(gpu) => {
             if m > 0 && n > 0 {
-                gpu.launch(&cuda::gemm(gpu.multiprocessors(), layout, [m, n, k], a, b, c, accumulate)?)?
+                gpu.launch(&cuda::gemm(gpu, layout, [m, n, k], a, b, c, accumulate)?)?
             }
         }
     }
     Ok(())
+}
+
+/// [`gemm`] on a Hopper GPU with a tile of the caller's choosing, for tests and benchmarks: `tile` is a name of
+/// `gemm/tiles.rs`, `splits` the parts of k.
+///
+/// An error where the tensors, the tile or the card do not fit.
+#[doc(hidden)]
+pub fn gemm_with_tile(
+    layout: Layout,
+    a: &Tensor,
+    b: &Tensor,
+    c: &mut Tensor,
+    accumulate: bool,
+    (tile, splits): (&str, usize),
+) -> super::Result {
+    let check = Check::new("gemm", a);
+    let sizes = check_sizes(&check, layout, a, b, c)?;
+    let found = tiles::TILES.iter().find(|t| t.name == tile && t.splits(sizes[2]).contains(&splits));
+    let (Device::Cuda(gpu), Some(tile)) = (check.device(), found) else {
+        return Err(super::OpError::Value { op: "gemm", message: format!("no tile {tile} in {splits} parts of k") });
+    };
+    let multiprocessors = gpu.multiprocessors() as usize;
+    Ok(gpu.launch(&sm90::launch(multiprocessors, layout, sizes, (tile, splits), a, b, c, accumulate)?)?)
+}
+
+/// m, n and k of tensors that fit each other.
+fn check_sizes(check: &Check, layout: Layout, a: &Tensor, b: &Tensor, c: &Tensor) -> super::Result<[usize; 3]> {
+    check.matrix("a", a)?;
+    check.dtype("a", a, FLOAT)?;
+    let (m, k) = if layout == Layout::Tn { (a.columns(), a.rows()) } else { (a.rows(), a.columns()) };
+    let (b_rows, b_columns) = check.matrix("b", b)?;
+    let n = if layout == Layout::Nt { b_rows } else { b_columns };
+    check.tensor("b", b, &if layout == Layout::Nt { [n, k] } else { [k, n] }, FLOAT)?;
+    check.tensor("c", c, &[m, n], FLOAT)?;
+    Ok([m, n, k])
 }
 
 /// The reference.
@@ -101,126 +134,5 @@ pub mod cpu {
                 store(&sum, c, accumulate);
             }
         }
-    }
-}
-
-mod cuda {
-    use super::Layout;
-    use crate::device::{DType, Launch, Tensor};
-    use crate::ops::Result;
-    use crate::ops::params::{GemmParams, GemmSimtParams};
-
-    /// A tile of `gemm_sm80.cu`.
-    struct Tile {
-        m: usize,
-        n: usize,
-        /// The ring of stages in shared memory.
-        shared_bytes: u32,
-    }
-
-    const LARGE: Tile = Tile { m: 128, n: 128, shared_bytes: 4 * (128 + 128) * 32 * 2 };
-    const SMALL: Tile = Tile { m: 32, n: 64, shared_bytes: 4 * (32 + 64) * 64 * 2 };
-    const THREADS: u32 = 128;
-    /// Rows that a block of SMALL covers; more would be better off in LARGE if there were enough of them.
-    const FEW_ROWS: usize = 32;
-
-    /// The launch for a product of at least one element, on a device of so many multiprocessors.
-    pub fn gemm(
-        multiprocessors: u32,
-        layout: Layout,
-        sizes: [usize; 3],
-        a: &Tensor,
-        b: &Tensor,
-        c: &Tensor,
-        accumulate: bool,
-    ) -> Result<Launch> {
-        let bf16 = a.dtype() == DType::Bf16 && b.dtype() == DType::Bf16;
-        // cp.async takes 16 bytes at a time, so rows in memory must be multiples of that.
-        if bf16 && a.columns().is_multiple_of(8) && b.columns().is_multiple_of(8) {
-            tensor_cores(multiprocessors, layout, sizes, a, b, c, accumulate)
-        } else {
-            simt(layout, sizes, a, b, c, accumulate)
-        }
-    }
-
-    fn tensor_cores(
-        multiprocessors: u32,
-        layout: Layout,
-        [m, n, k]: [usize; 3],
-        a: &Tensor,
-        b: &Tensor,
-        c: &Tensor,
-        accumulate: bool,
-    ) -> Result<Launch> {
-        let tiles = |tile: &Tile| m.div_ceil(tile.m) * n.div_ceil(tile.n);
-        let small = m <= FEW_ROWS || tiles(&LARGE) < multiprocessors as usize;
-        let tile = if small { SMALL } else { LARGE };
-        let params = GemmParams {
-            a: a.address()?,
-            b: b.address()?,
-            c: c.address()?,
-            m: m as u32,
-            n: n as u32,
-            k: k as u32,
-            accumulate: accumulate.into(),
-        };
-        let kernel = kernel(layout, c.dtype(), small);
-        Ok(Launch::new("gemm_sm80", kernel, [tiles(&tile) as u32, 1, 1], THREADS, params).shared(tile.shared_bytes))
-    }
-
-    fn kernel(layout: Layout, c: DType, small: bool) -> &'static str {
-        match (layout, c, small) {
-            (Layout::Nt, DType::Bf16, false) => "gemm_nt_bf16_large",
-            (Layout::Nt, DType::Bf16, true) => "gemm_nt_bf16_small",
-            (Layout::Nt, _, false) => "gemm_nt_f32_large",
-            (Layout::Nt, _, true) => "gemm_nt_f32_small",
-            (Layout::Nn, DType::Bf16, false) => "gemm_nn_bf16_large",
-            (Layout::Nn, DType::Bf16, true) => "gemm_nn_bf16_small",
-            (Layout::Nn, _, false) => "gemm_nn_f32_large",
-            (Layout::Nn, _, true) => "gemm_nn_f32_small",
-            (Layout::Tn, DType::Bf16, false) => "gemm_tn_bf16_large",
-            (Layout::Tn, DType::Bf16, true) => "gemm_tn_bf16_small",
-            (Layout::Tn, _, false) => "gemm_tn_f32_large",
-            (Layout::Tn, _, true) => "gemm_tn_f32_small",
-        }
-    }
-
-    fn simt(
-        layout: Layout,
-        [m, n, k]: [usize; 3],
-        a: &Tensor,
-        b: &Tensor,
-        c: &Tensor,
-        accumulate: bool,
-    ) -> Result<Launch> {
-        const TILE: usize = 64;
-        const THREADS: u32 = 256;
-        let (a_stride_row, a_stride_k) = if layout == Layout::Tn { (1, m) } else { (k, 1) };
-        let (b_stride_row, b_stride_k) = if layout == Layout::Nt { (k, 1) } else { (1, n) };
-        let params = GemmSimtParams {
-            a: a.address()?,
-            b: b.address()?,
-            c: c.address()?,
-            m: m as u32,
-            n: n as u32,
-            k: k as u32,
-            accumulate: accumulate.into(),
-            a_stride_row: a_stride_row as u32,
-            a_stride_k: a_stride_k as u32,
-            b_stride_row: b_stride_row as u32,
-            b_stride_k: b_stride_k as u32,
-        };
-        let kernel = match (a.dtype(), b.dtype(), c.dtype()) {
-            (DType::Bf16, DType::Bf16, DType::Bf16) => "gemm_simt_bf16_bf16_bf16",
-            (DType::Bf16, DType::Bf16, _) => "gemm_simt_bf16_bf16_f32",
-            (DType::Bf16, _, DType::Bf16) => "gemm_simt_bf16_f32_bf16",
-            (DType::Bf16, _, _) => "gemm_simt_bf16_f32_f32",
-            (_, DType::Bf16, DType::Bf16) => "gemm_simt_f32_bf16_bf16",
-            (_, DType::Bf16, _) => "gemm_simt_f32_bf16_f32",
-            (_, _, DType::Bf16) => "gemm_simt_f32_f32_bf16",
-            _ => "gemm_simt_f32_f32_f32",
-        };
-        let grid = [n.div_ceil(TILE) as u32, m.div_ceil(TILE) as u32, 1];
-        Ok(Launch::new("gemm_simt", kernel, grid, THREADS, params))
     }
 }

@@ -1,6 +1,6 @@
 use crate::support::{assert_as_good, gpus, is_emulator, normal, normal_bf16, poisoned_on, rng};
 use kiungo::device::{DType, Device, Tensor};
-use kiungo::ops::gemm::{Layout, gemm};
+use kiungo::ops::gemm::{Layout, gemm, gemm_with_tile};
 
 const LAYOUTS: [Layout; 3] = [Layout::Nt, Layout::Nn, Layout::Tn];
 const BF16: DType = DType::Bf16;
@@ -16,6 +16,12 @@ struct Case {
 /// The product on every GPU against float64, no worse than twice the CPU's; poisoned before, repeated after.
 #[track_caller]
 fn check(case: Case, devices: &[Device]) {
+    check_with(case, devices, None);
+}
+
+/// The same with a tile of one's choosing, on a GPU that has it.
+#[track_caller]
+fn check_with(case: Case, devices: &[Device], tile: Option<(&str, usize)>) {
     let Case { layout, sizes: [m, n, k], types: [at, bt, ct], accumulate } = case;
     let mut rng = rng(m as u64 * 7 + n as u64 * 3 + k as u64);
     let [a, b, before] = [(m * k, at), (k * n, bt), (m * n, ct)].map(|(n, t)| match t {
@@ -36,7 +42,10 @@ fn check(case: Case, devices: &[Device]) {
             true => Tensor::from_f32(device, ct, before.clone(), &[m, n]).unwrap(),
             false => poisoned_on(device, ct, &[m, n]),
         };
-        gemm(layout, &a, &b, &mut c, accumulate).unwrap();
+        match tile {
+            Some(tile) if !device.is_cpu() => gemm_with_tile(layout, &a, &b, &mut c, accumulate, tile).unwrap(),
+            _ => gemm(layout, &a, &b, &mut c, accumulate).unwrap(),
+        }
         c.to_f32().unwrap()
     };
     let textbook = run(&Device::Cpu);
@@ -44,7 +53,7 @@ fn check(case: Case, devices: &[Device]) {
     // H100 with k = 520, 4.9e-7 where sums rounded to f32 give 1.1e-7.
     let slack = if [at, bt, ct] == [BF16, BF16, F32] { 1e-6 } else { 1e-7 };
     for device in devices {
-        let what = format!("{layout:?} {m}x{n}x{k} {at} {bt} {ct} accumulate {accumulate} on {device}");
+        let what = format!("{layout:?} {m}x{n}x{k} {at} {bt} {ct} accumulate {accumulate} {tile:?} on {device}");
         let found = run(device);
         assert_as_good(&what, &found, &textbook, &exact, slack);
         assert!(found == run(device), "{what}: a second run gave other bytes");
@@ -101,5 +110,53 @@ fn a_llama_layer_on_a_gpu() {
     }
     for layout in LAYOUTS {
         check(Case { layout, sizes: [768, 1024, 1024], types: [BF16; 3], accumulate: false }, &gpus);
+    }
+}
+
+/// GPUs of compute capability 9.0.
+fn hoppers() -> Vec<Device> {
+    gpus().into_iter().filter(|d| matches!(d, Device::Cuda(gpu) if gpu.capability() == 90)).collect()
+}
+
+#[test]
+fn every_hopper_tile_on_odd_shapes() {
+    let hoppers = hoppers();
+    if hoppers.is_empty() {
+        return;
+    }
+    for layout in LAYOUTS {
+        for sizes in [[1usize, 576, 136], [3, 264, 520], [127, 72, 1032], [129, 576, 200], [264, 520, 72]] {
+            let sizes = if layout == Layout::Tn { [sizes[0].next_multiple_of(8), sizes[1], sizes[2]] } else { sizes };
+            for (ct, accumulate) in [(BF16, false), (BF16, true), (F32, false), (F32, true)] {
+                for tile in ["256", "192", "128", "64"] {
+                    let case = Case { layout, sizes, types: [BF16, BF16, ct], accumulate };
+                    check_with(case, &hoppers, Some((tile, 1)));
+                }
+                for tile in ["128x128", "128x64", "64x128", "64x64"] {
+                    for splits in [1, 2, 4, 8].into_iter().filter(|&s| s <= sizes[2].div_ceil(64)) {
+                        let case = Case { layout, sizes, types: [BF16, BF16, ct], accumulate };
+                        check_with(case, &hoppers, Some((tile, splits)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn two_hundred_products_give_the_same_bytes() {
+    for device in hoppers() {
+        let mut rng = rng(1);
+        let [a, b] = [[1000, 4096], [1536, 4096]]
+            .map(|shape| Tensor::from_f32(&device, BF16, normal_bf16(&mut rng, shape[0] * shape[1]), &shape).unwrap());
+        for tile in [("256", 1), ("128", 1), ("64x64", 8)] {
+            let run = || {
+                let mut c = Tensor::zeros(&device, BF16, &[1000, 1536]).unwrap();
+                gemm_with_tile(Layout::Nt, &a, &b, &mut c, false, tile).unwrap();
+                c.to_f32().unwrap()
+            };
+            let first = run();
+            assert!((1..200).all(|_| run() == first), "{tile:?} on {device}");
+        }
     }
 }
