@@ -120,6 +120,21 @@ typedef struct GemmParams {
     uint32_t accumulate; /* 1: add to c */
 } GemmParams;
 
+/* nf4_linear.cu, a block 128 outputs */
+typedef struct Nf4LinearParams {
+    uint64_t x;            /* bf16 [m, k] */
+    uint64_t codes;        /* uint8 [n, k / 2] */
+    uint64_t absmax;       /* float [n, k / 64]; double: [ceil(n k / 64 / 256)] */
+    uint64_t scale_codes;  /* double: uint8 [n, k / 64] */
+    uint64_t map;          /* double: float [256] */
+    uint64_t offset;       /* double: float [1] */
+    uint64_t y;            /* bf16 [m, n] */
+    uint32_t m;
+    uint32_t n;
+    uint32_t k;            /* a multiple of 64; double: of 256 */
+    uint32_t unused;
+} Nf4LinearParams;
+
 /* A matrix as the copy engine sees it: CUtensorMap, which the launch encodes */
 typedef struct TensorMap {
     uint64_t opaque[16];
