@@ -4,6 +4,7 @@
 #include "kernel.cuh"
 #include "ptx/cp_async.cuh"
 #include "ptx/mma.cuh"
+#include "tile/fragment.cuh"
 #include "tile/schedule.cuh"
 #include "tile/store.cuh"
 #include "tile/swizzle.cuh"
@@ -26,17 +27,6 @@ template <int ROWS, int DEPTH, bool K_MAJOR, int THREADS> struct Operand {
             const bool inside = line < lines && column < columns;
             const bf16* from = inside ? matrix + (size_t)line * columns + column : matrix;
             cp_async_16(tile + Swizzled::offset(i / CHUNKS, i % CHUNKS), from, inside ? 16 : 0);
-        }
-    }
-
-    // The 16x16 at (row0, k0) of the tile: registers hold rows 0-7 and 8-15 of k 0-7, then of k 8-15. That is a
-    // whole a-fragment, or two b-fragments: registers 0, 2 and 1, 3.
-    static __device__ __forceinline__ void fragment(uint32_t (&registers)[4], const bf16* tile, int row0, int k0) {
-        const int lane = threadIdx.x % 32, high = lane / 16, middle = lane / 8 % 2;
-        if (K_MAJOR) {
-            ldmatrix_x4(registers, tile + Swizzled::offset(row0 + lane % 16, k0 / 8 + high));
-        } else {
-            ldmatrix_x4_trans(registers, tile + Swizzled::offset(k0 + lane % 8 + high * 8, row0 / 8 + middle));
         }
     }
 };
@@ -84,9 +74,9 @@ template <int BM, int BN, int BK, int WARPS_M, int WARPS_N, int STAGES> struct G
             for (int k0 = 0; k0 < BK; k0 += 16) {
                 uint32_t fa[FRAGMENTS_M][4], fb[FRAGMENTS_N / 2][4];
 #pragma unroll
-                for (int i = 0; i < FRAGMENTS_M; i++) A::fragment(fa[i], stage, warp_m + i * 16, k0);
+                for (int i = 0; i < FRAGMENTS_M; i++) fragment<typename A::Swizzled, A_K_MAJOR>(fa[i], stage, warp_m + i * 16, k0);
 #pragma unroll
-                for (int j = 0; j < FRAGMENTS_N / 2; j++) B::fragment(fb[j], stage + A::ELEMENTS, warp_n + j * 16, k0);
+                for (int j = 0; j < FRAGMENTS_N / 2; j++) fragment<typename B::Swizzled, B_K_MAJOR>(fb[j], stage + A::ELEMENTS, warp_n + j * 16, k0);
 #pragma unroll
                 for (int i = 0; i < FRAGMENTS_M; i++) {
 #pragma unroll

@@ -202,6 +202,29 @@ typedef struct LoraParams {
     DropoutParams dropout;
 } LoraParams;
 
+/* lora_sm80.cu: partial sums of left . right, 64 of m a block; z blocks share k */
+typedef struct LoraThinParams {
+    uint64_t left;      /* bf16 [m, k], or [k, m] */
+    uint64_t right;     /* float [n, k], or [k, n] */
+    uint64_t partials;  /* float [z][m, n] */
+    uint32_t m;
+    uint32_t n;
+    uint32_t k;
+    uint32_t unused;
+    DropoutParams dropout;
+} LoraThinParams;
+
+typedef struct LoraSumParams {
+    uint64_t partials;    /* float [parts][m, n] */
+    uint64_t out;         /* float [m, n], or [n, m] */
+    uint32_t m;
+    uint32_t n;
+    uint32_t parts;
+    uint32_t transposed;  /* 1: out is [n, m] */
+    uint32_t accumulate;  /* 1: add to out */
+    float scale;
+} LoraSumParams;
+
 /* swiglu.cu, 8 elements a thread */
 typedef struct SwigluParams {
     uint64_t gate;

@@ -117,6 +117,21 @@ pub struct GemmParams {
     pub accumulate: u32,
 }
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct Nf4LinearParams {
+    pub x: u64,
+    pub codes: u64,
+    pub absmax: u64,
+    pub scale_codes: u64,
+    pub map: u64,
+    pub offset: u64,
+    pub y: u64,
+    pub m: u32,
+    pub n: u32,
+    pub k: u32,
+    pub unused: u32,
+}
+#[repr(C)]
 #[repr(align(64))]
 #[derive(Debug, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
 pub struct TensorMap {
@@ -202,6 +217,30 @@ pub struct LoraParams {
     pub k: u32,
     pub scale: f32,
     pub dropout: DropoutParams,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct LoraThinParams {
+    pub left: u64,
+    pub right: u64,
+    pub partials: u64,
+    pub m: u32,
+    pub n: u32,
+    pub k: u32,
+    pub unused: u32,
+    pub dropout: DropoutParams,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct LoraSumParams {
+    pub partials: u64,
+    pub out: u64,
+    pub m: u32,
+    pub n: u32,
+    pub parts: u32,
+    pub transposed: u32,
+    pub accumulate: u32,
+    pub scale: f32,
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]

@@ -12,11 +12,7 @@ __device__ __forceinline__ void cp_async_16(void* shared, const void* global, ui
 #endif
 }
 
-<<<<<<< HEAD
-// 4 bytes, all of them or none.
-=======
 // 4 bytes, all of which are read, or none and zeros written. Both addresses aligned to 4.
->>>>>>> fb6e153 (Tiles: the model of their time fitted to measurements; a fused NF4 product for few tokens (kernel))
 __device__ __forceinline__ void cp_async_4(void* shared, const void* global, uint32_t valid) {
 #ifdef KIUNGO_EMULATOR
     emulator::copy_async(shared, global, 4, valid);

@@ -20,14 +20,23 @@ __device__ __forceinline__ DropoutParams of_this_step(DropoutParams d) {
     return d;
 }
 
+__device__ __forceinline__ uint4 dropout_words(const DropoutParams& d, uint64_t quad) {
+    return philox(make_uint4((uint32_t)quad, (uint32_t)(quad >> 32), d.stream, d.step), make_uint2(d.seed_low, d.seed_high));
+}
+
 // What dropout multiplies element `index` with: 0 or the scale. Word index % 4 of the counter (index / 4, stream, step)
 // under the seed, as in src/ops/philox.rs.
 __device__ __forceinline__ float dropout_factor(const DropoutParams& d, uint64_t index) {
     if (d.threshold == 0) return d.scale;
-    const uint64_t quad = index / 4;
-    const uint4 words = philox(make_uint4((uint32_t)quad, (uint32_t)(quad >> 32), d.stream, d.step),
-                               make_uint2(d.seed_low, d.seed_high));
+    const uint4 words = dropout_words(d, index / 4);
     const uint32_t which = index % 4;
     const uint32_t word = which < 2 ? (which == 0 ? words.x : words.y) : (which == 2 ? words.z : words.w);
     return word >= d.threshold ? d.scale : 0.0f;
+}
+
+// Which of elements 4 quad, ..., 4 quad + 3 are kept, a bit each.
+__device__ __forceinline__ uint32_t dropout_kept(const DropoutParams& d, uint64_t quad) {
+    const uint4 words = dropout_words(d, quad);
+    return (words.x >= d.threshold) | (words.y >= d.threshold) << 1 | (words.z >= d.threshold) << 2 |
+           (words.w >= d.threshold) << 3;
 }

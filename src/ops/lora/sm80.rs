@@ -1,0 +1,155 @@
+//! Launches of `lora_sm80.cu`: the products of bf16 activations on the tensor cores.
+//!
+//! The thin ones (down, and three of the backward pass) leave partial sums in the workspace, which a second launch
+//! adds up in a fixed order.
+
+use super::Factors;
+use super::cuda::dropout_params;
+use crate::device::{DType, Gpu, Launch, Tensor};
+use crate::ops::Result;
+use crate::ops::params::{DropoutParams, LoraParams, LoraSumParams, LoraThinParams};
+
+const THREADS: u32 = 128;
+/// Rows of a block of the thin products, and what it sums at a time.
+const ROWS: usize = 64;
+const DEPTH: usize = 64;
+/// Rows and columns of a block of the wide ones.
+const WIDE: [usize; 2] = [64, 128];
+/// Blocks a multiprocessor that keep its memory pipes full.
+const BLOCKS: usize = 4;
+/// Threads of a block that adds up.
+const SUM_THREADS: usize = 256;
+
+/// True for what these kernels take: bf16, in rows of multiples of 16 bytes.
+pub fn fits(x: &Tensor, columns: [usize; 2]) -> bool {
+    x.dtype() == DType::Bf16 && columns.iter().all(|n| n.is_multiple_of(8))
+}
+
+pub fn forward(gpu: &Gpu, x: &Tensor, factors: &Factors, s: &Tensor, y: &Tensor) -> Result {
+    let (tokens, inputs, outputs) = (x.rows(), x.columns(), y.columns());
+    let (rank, dropout) = (factors.a.rows(), dropout_params(factors)?);
+    let down = Thin { kernels: DOWN, left: x, right: factors.a, out: s, sizes: [tokens, rank, inputs], dropout };
+    down.launch(gpu, dropout.scale, Store::Replace)?;
+    wide(gpu, "lora_wide_up", [s, factors.b, y], [tokens, outputs, rank], factors.scale, kept())
+}
+
+#[expect(clippy::too_many_arguments, reason = "the equations have that many names")]
+pub fn backward(
+    gpu: &Gpu,
+    dy: &Tensor,
+    x: &Tensor,
+    s: &Tensor,
+    factors: &Factors,
+    ds: &Tensor,
+    da: &Tensor,
+    db: &Tensor,
+    dx: Option<&Tensor>,
+) -> Result {
+    let (tokens, inputs, outputs) = (x.rows(), x.columns(), dy.columns());
+    let (rank, dropout) = (factors.a.rows(), dropout_params(factors)?);
+    let product =
+        Thin { kernels: DS, left: dy, right: factors.b, out: ds, sizes: [tokens, rank, outputs], dropout: kept() };
+    product.launch(gpu, factors.scale, Store::Replace)?;
+    let product =
+        Thin { kernels: TOKENS, left: dy, right: s, out: db, sizes: [outputs, rank, tokens], dropout: kept() };
+    product.launch(gpu, factors.scale, Store::Add)?;
+    let product = Thin { kernels: TOKENS, left: x, right: ds, out: da, sizes: [inputs, rank, tokens], dropout };
+    product.launch(gpu, dropout.scale, Store::AddTransposed)?;
+    let Some(dx) = dx else { return Ok(()) };
+    wide(gpu, "lora_wide_dx", [ds, factors.a, dx], [tokens, inputs, rank], dropout.scale, dropout)
+}
+
+/// Without dropout.
+fn kept() -> DropoutParams {
+    DropoutParams { scale: 1.0, ..Default::default() }
+}
+
+/// Kernels of a product for up to 16, up to 32, and any number of ranks.
+type Kernels = [&'static str; 3];
+const DOWN: Kernels = ["lora_thin_down_16", "lora_thin_down_32", "lora_thin_down_64"];
+const DS: Kernels = ["lora_thin_ds_16", "lora_thin_ds_32", "lora_thin_ds_64"];
+const TOKENS: Kernels = ["lora_thin_tokens_16", "lora_thin_tokens_32", "lora_thin_tokens_64"];
+
+/// What becomes of sums.
+#[derive(Clone, Copy, PartialEq)]
+enum Store {
+    Replace,
+    Add,
+    AddTransposed,
+}
+
+/// `out[m, rank]` from a sum over `k`; `sizes` are m, rank, k.
+struct Thin<'a> {
+    kernels: Kernels,
+    left: &'a Tensor,
+    right: &'a Tensor,
+    out: &'a Tensor,
+    sizes: [usize; 3],
+    dropout: DropoutParams,
+}
+
+impl Thin<'_> {
+    fn launch(self, gpu: &Gpu, scale: f32, store: Store) -> Result {
+        let [m, n, k] = self.sizes;
+        if m == 0 {
+            return Ok(());
+        }
+        let (kernel, ranks) = match n {
+            0..=16 => (self.kernels[0], 16),
+            17..=32 => (self.kernels[1], 32),
+            _ => (self.kernels[2], 64),
+        };
+        let tiles = m.div_ceil(ROWS) * n.div_ceil(ranks);
+        let wanted = (gpu.multiprocessors() as usize * BLOCKS).div_ceil(tiles);
+        let parts = wanted.clamp(1, k.div_ceil(DEPTH).max(1));
+        let partials = gpu.workspace(parts * m * n * DType::F32.size())?;
+        let (m32, n32) = (m as u32, n as u32);
+        let params = LoraThinParams {
+            left: self.left.address()?,
+            right: self.right.address()?,
+            partials,
+            m: m32,
+            n: n32,
+            k: k as u32,
+            unused: 0,
+            dropout: self.dropout,
+        };
+        let grid = [m.div_ceil(ROWS) as u32, n.div_ceil(ranks) as u32, parts as u32];
+        gpu.launch(&Launch::new("lora_sm80", kernel, grid, THREADS, params))?;
+        let params = LoraSumParams {
+            partials,
+            out: self.out.address()?,
+            m: m32,
+            n: n32,
+            parts: parts as u32,
+            transposed: (store == Store::AddTransposed).into(),
+            accumulate: (store != Store::Replace).into(),
+            scale,
+        };
+        let grid = [(m * n).div_ceil(SUM_THREADS) as u32, 1, 1];
+        Ok(gpu.launch(&Launch::new("lora_sm80", "lora_sum", grid, SUM_THREADS as u32, params))?)
+    }
+}
+
+/// `out[m, n] += scale * left[m, k] right`; `sizes` are m, n, k.
+fn wide(
+    gpu: &Gpu,
+    kernel: &'static str,
+    [left, right, out]: [&Tensor; 3],
+    [m, n, k]: [usize; 3],
+    scale: f32,
+    dropout: DropoutParams,
+) -> Result {
+    let params = LoraParams {
+        left: left.address()?,
+        right: right.address()?,
+        out: out.address()?,
+        m: m as u32,
+        n: n as u32,
+        k: k as u32,
+        scale,
+        dropout,
+    };
+    let grid = [m.div_ceil(WIDE[0]) as u32, n.div_ceil(WIDE[1]) as u32, 1];
+    Ok(gpu.launch(&Launch::new("lora_sm80", kernel, grid, THREADS, params))?)
+}
