@@ -4,6 +4,8 @@
 //! The house, from the top: [`commands`] parse, call and print; [`training`], [`retrieval`] and [`report`] do the
 //! work; [`llama`] is the model; [`ops`] are its operations, one file each; [`device`] is memory and launches.
 //! [`formats`] reads and writes files, and makes models of them. Arrows point down only.
+//!
+//! [`ops`] serve by themselves, too: on a caller's CUDA stream and buffers ([`device`]), or on the CPU. `examples/` shows how.
 #![warn(missing_docs)]
 
 pub mod commands;

@@ -3,7 +3,7 @@
 use crate::support::{gpus, normal, relative_error, rng, tensor};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream};
 use half::bf16;
-use kiungo::device::cuda::Driver;
+use kiungo::device::cuda::{self, Driver};
 use kiungo::device::{DType, Device, DeviceError, Gpu, Tensor};
 use kiungo::ops::{OpError, residual, rmsnorm};
 use std::sync::Arc;
@@ -137,7 +137,9 @@ fn several_streams_and_contexts() {
     let Some((stream, first)) = caller() else { return };
     let driver = Driver::on(stream.clone()).unwrap();
     let beside = Gpu::new(driver.beside(stream.context().new_stream().unwrap()).unwrap());
-    let elsewhere = CudaContext::new(0).unwrap().new_stream().unwrap();
+    // Another device, where there are two.
+    let last = cuda::device_count().unwrap() - 1;
+    let elsewhere = CudaContext::new(last).unwrap().new_stream().unwrap();
     assert!(matches!(driver.beside(elsewhere.clone()), Err(DeviceError::OtherContext { .. })));
     let elsewhere = Gpu::on_stream(elsewhere).unwrap();
     let (x, weight) = input();

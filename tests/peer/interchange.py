@@ -4,7 +4,7 @@
     python interchange.py MODEL [--kiungo PATH] [--device cuda|cpu] [--work DIR]
 
 MODEL is a folder of a Llama in Hugging Face's layout (config.json, tokenizer.json, *.safetensors in bf16). Nothing is
-downloaded. Checked are
+downloaded. On a CPU bitsandbytes 0.50 needs sizes that are multiples of 64. Checked are
 
     tokens    texts give the same ids
     base      the model as it is
