@@ -75,6 +75,12 @@ pub enum DeviceError {
         /// Elements found.
         found: usize,
     },
+    /// A shape of more elements than any memory holds.
+    #[error("no memory holds a tensor of shape {shape:?}")]
+    TooLarge {
+        /// The shape.
+        shape: Vec<usize>,
+    },
     /// A tensor that lives on a GPU was read as if it were on the host.
     #[error("tensor is on {0}, not on the CPU")]
     NotOnHost(String),

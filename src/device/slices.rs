@@ -1,6 +1,6 @@
 //! Device memory that a caller holds as slices of cudarc's, used in place as tensors.
 
-use super::tensor::{Allocation, Element, Host, Owner, Storage};
+use super::tensor::{Allocation, Element, Host, Owner, Storage, elements};
 use super::{DType, DeviceError, Gpu, Tensor};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaView, DevicePtrMut, SyncOnDrop};
 use std::any::Any;
@@ -78,7 +78,7 @@ impl Tensor {
     /// An error, and the slice is freed, where its length is another than the shape's, or where it belongs to another
     /// context than the GPU's stream.
     pub fn adopt<T: Element>(gpu: &Gpu, mut slice: CudaSlice<T>, shape: &[usize]) -> Result<Tensor, DeviceError> {
-        check_slice(gpu, slice.context(), slice.len(), shape)?;
+        check_slice::<T>(gpu, slice.context(), slice.len(), shape)?;
         let address = slice.device_ptr_mut(stream_of(gpu)?).0;
         Ok(Tensor::at(Allocation { gpu: gpu.clone(), address, owner: Owner::Slice(Box::new(slice)) }, T::DTYPE, shape))
     }
@@ -122,9 +122,9 @@ impl Tensor {
         shape: &[usize],
     ) -> Result<Borrowed<'a>, DeviceError> {
         use cudarc::driver::DeviceSlice;
-        check_slice(gpu, DeviceSlice::stream(&view).context(), view.len(), shape)?;
+        check_slice::<T>(gpu, DeviceSlice::stream(&view).context(), view.len(), shape)?;
         let (address, sync) = view.view_ptr(stream_of(gpu)?);
-        // SAFETY: the guard borrows the memory for as long as the tensor is reachable through it, and lends it only
+        // SAFETY: the view holds as much as the shape needs. The guard borrows the memory for as long as the tensor is reachable through it, and lends it only
         // to be read; the tensor cannot be moved out or cloned.
         let tensor = unsafe { Tensor::from_raw(gpu, T::DTYPE, address, shape) }?;
         Ok(Borrowed { tensor, _use: sync })
@@ -136,7 +136,7 @@ impl Tensor {
         slice: &'a mut CudaSlice<T>,
         shape: &[usize],
     ) -> Result<BorrowedMut<'a, T>, DeviceError> {
-        check_slice(gpu, slice.context(), slice.len(), shape)?;
+        check_slice::<T>(gpu, slice.context(), slice.len(), shape)?;
         // SAFETY: no element of an empty slice is ever accessed, and it is leaked, not freed, when the guard is dropped.
         let empty = unsafe { slice.stream().clone().upgrade_device_ptr(0, 0) };
         let tensor = Tensor::adopt(gpu, std::mem::replace(slice, empty), shape)?;
@@ -151,6 +151,7 @@ impl Tensor {
     /// until the tensor is dropped and all work launched before has ended; and whatever else uses it must be
     /// ordered with that stream.
     pub unsafe fn from_raw(gpu: &Gpu, dtype: DType, address: u64, shape: &[usize]) -> Result<Tensor, DeviceError> {
+        elements(dtype, shape)?;
         if !address.is_multiple_of(ALIGNMENT) {
             return Err(DeviceError::Alignment { address, needed: ALIGNMENT });
         }
@@ -169,12 +170,17 @@ fn stream_of(gpu: &Gpu) -> Result<&Arc<CudaStream>, DeviceError> {
     gpu.stream().ok_or_else(|| DeviceError::NoDevice(format!("{} runs no CUDA stream", gpu.name())))
 }
 
-fn check_slice(gpu: &Gpu, context: &Arc<CudaContext>, found: usize, shape: &[usize]) -> Result<(), DeviceError> {
+fn check_slice<T: Element>(
+    gpu: &Gpu,
+    context: &Arc<CudaContext>,
+    found: usize,
+    shape: &[usize],
+) -> Result<(), DeviceError> {
     // cudarc orders streams only where they share one handle of the context.
     if !Arc::ptr_eq(context, stream_of(gpu)?.context()) {
         return Err(DeviceError::OtherContext { what: "a slice" });
     }
-    let expected = shape.iter().product();
+    let expected = elements(T::DTYPE, shape)?;
     if found != expected {
         return Err(DeviceError::Length { what: "tensor from a slice", expected, found });
     }

@@ -159,6 +159,12 @@ pub struct Tensor {
     pub(super) storage: Storage,
 }
 
+/// How many a tensor of that shape has; an error where their bytes are more than a usize counts.
+pub(super) fn elements(dtype: DType, shape: &[usize]) -> Result<usize, DeviceError> {
+    let bytes = shape.iter().try_fold(dtype.size(), |bytes, &n| bytes.checked_mul(n));
+    bytes.map(|bytes| bytes / dtype.size()).ok_or_else(|| DeviceError::TooLarge { shape: shape.into() })
+}
+
 impl Tensor {
     /// Zeros. `shape` in elements, outermost first.
     pub fn zeros(device: &Device, dtype: DType, shape: &[usize]) -> Result<Tensor, DeviceError> {
@@ -171,7 +177,7 @@ impl Tensor {
 
     /// Memory for `shape`, for what is written before it is read: contents undefined on a GPU, zeros on the CPU.
     pub fn uninitialized(device: &Device, dtype: DType, shape: &[usize]) -> Result<Tensor, DeviceError> {
-        let n: usize = shape.iter().product();
+        let n = elements(dtype, shape)?;
         let storage = match device {
             Device::Cpu => Storage::Host(Host::zeros(dtype, n)),
             Device::Cuda(gpu) => {
@@ -186,7 +192,7 @@ impl Tensor {
     /// no memory is allocated in a step. Another op may use the same memory once this one has returned.
     pub(crate) fn scratch(device: &Device, dtype: DType, shape: &[usize]) -> Result<Tensor, DeviceError> {
         let Device::Cuda(gpu) = device else { return Tensor::zeros(device, dtype, shape) };
-        let n: usize = shape.iter().product();
+        let n = elements(dtype, shape)?;
         let address = gpu.workspace((n * dtype.size()).max(1))?;
         Ok(Tensor::borrowed(gpu, address, dtype, shape))
     }
@@ -204,7 +210,7 @@ impl Tensor {
 
     /// Takes host data over (CPU), or copies it to the GPU.
     pub fn from_vec<T: Element>(device: &Device, data: Vec<T>, shape: &[usize]) -> Result<Tensor, DeviceError> {
-        let n: usize = shape.iter().product();
+        let n = elements(T::DTYPE, shape)?;
         if data.len() != n {
             return Err(DeviceError::Length { what: "tensor from host data", expected: n, found: data.len() });
         }
@@ -290,7 +296,7 @@ impl Tensor {
 
     /// Uses the first `rows` rows of what was allocated. Contents of rows that come into use are undefined.
     pub fn set_rows(&mut self, rows: usize) -> Result<(), DeviceError> {
-        let n = rows * self.columns();
+        let n = rows.saturating_mul(self.columns());
         if n > self.capacity {
             return Err(DeviceError::Length { what: "set_rows beyond capacity", expected: self.capacity, found: n });
         }
@@ -302,12 +308,9 @@ impl Tensor {
 
     /// Becomes an `n` by `n` matrix within what was allocated. Contents are undefined.
     pub fn set_square(&mut self, n: usize) -> Result<(), DeviceError> {
-        if n * n > self.capacity {
-            return Err(DeviceError::Length {
-                what: "set_square beyond capacity",
-                expected: self.capacity,
-                found: n * n,
-            });
+        let found = n.saturating_mul(n);
+        if found > self.capacity {
+            return Err(DeviceError::Length { what: "set_square beyond capacity", expected: self.capacity, found });
         }
         self.shape = vec![n, n];
         Ok(())
@@ -315,7 +318,7 @@ impl Tensor {
 
     /// The same elements under another shape of equal size.
     pub fn reshape(mut self, shape: &[usize]) -> Result<Tensor, DeviceError> {
-        let n: usize = shape.iter().product();
+        let n = elements(self.dtype, shape)?;
         if n != self.len() {
             return Err(DeviceError::Length { what: "reshape", expected: self.len(), found: n });
         }
