@@ -8,69 +8,9 @@
 // 96 KB of shared memory (q, d_o and two stages of k and v). dk and dv hold 16 keys a warp, 64 registers each and 32 each
 // for the two products, with 97 KB (k, v and two stages of q and d_o). Two blocks a multiprocessor of 228 KB.
 #include "kernel.cuh"
-#include "ptx/math.cuh"
 #include "tile/attention.cuh"
+#include "tile/attention_gradient.cuh"
 #include "tile/products.cuh"
-
-// delta = d_o . o of a warp's rows, to memory for the keys' kernel, and with lse times log2 e to shared memory.
-template <int DIM, int ROWS>
-__device__ __forceinline__ void prepare_rows(const QueryRows& rows, uint32_t first, float* lse, float* delta) {
-    constexpr int LANES = DIM / 8, STEP = 32 / LANES;
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int i = 0; i < ROWS / STEP; i++) {
-        const uint32_t line = lane / LANES + i * STEP, row = first + line, at = rows.at(min(row, rows.count() - 1));
-        const size_t from = (size_t)at * DIM + lane % LANES * 8;
-        const Eight d_o = load_eight(reinterpret_cast<const bf16*>(rows.p.d_o) + from);
-        const Eight o = load_eight(reinterpret_cast<const bf16*>(rows.p.o) + from);
-        float sum = 0.0f;
-#pragma unroll
-        for (int j = 0; j < 8; j++) sum = fmaf(d_o.v[j], o.v[j], sum);
-#pragma unroll
-        for (int offset = LANES / 2; offset; offset /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
-        if (lane % LANES != 0) continue;
-        lse[line] = reinterpret_cast<const float*>(rows.p.lse)[at] * LOG2_E;
-        delta[line] = sum;
-        if (row < rows.count()) reinterpret_cast<float*>(rows.p.delta)[at] = sum;
-    }
-}
-
-// p in the place of the scores s; `lse` gives that of an element's query, times log2 e.
-template <int M_TILES, int N, class Lse>
-__device__ __forceinline__ void to_weights(float (&s)[M_TILES][N][4], float scale, const Lse& lse) {
-#pragma unroll
-    for (int i = 0; i < M_TILES; i++) {
-#pragma unroll
-        for (int j = 0; j < N; j++) {
-#pragma unroll
-            for (int e = 0; e < 4; e++) s[i][j][e] = exp2_approx(fmaf(s[i][j][e], scale, -lse(i, j, e)));
-        }
-    }
-}
-
-// ds in the place of dp = d_o v^T; `delta` gives that of an element's query.
-template <int M_TILES, int N, class Delta>
-__device__ __forceinline__ void to_gradient(float (&dp)[M_TILES][N][4], const float (&p)[M_TILES][N][4], const Delta& delta) {
-#pragma unroll
-    for (int i = 0; i < M_TILES; i++) {
-#pragma unroll
-        for (int j = 0; j < N; j++) {
-#pragma unroll
-            for (int e = 0; e < 4; e++) dp[i][j][e] = p[i][j][e] * (dp[i][j][e] - delta(i, j, e));
-        }
-    }
-}
-
-template <int M_TILES, int N> __device__ __forceinline__ void scale_all(float (&x)[M_TILES][N][4], float factor) {
-#pragma unroll
-    for (int i = 0; i < M_TILES; i++) {
-#pragma unroll
-        for (int j = 0; j < N; j++) {
-#pragma unroll
-            for (int e = 0; e < 4; e++) x[i][j][e] *= factor;
-        }
-    }
-}
 
 template <int DIM, int M_TILES, int BN> __device__ __forceinline__ void attention_dq(const AttentionParams& p) {
     constexpr int BM = ATTENTION_WARPS * M_TILES * 16, THREADS = ATTENTION_THREADS, STAGE = 2 * BN * DIM;
@@ -90,13 +30,13 @@ template <int DIM, int M_TILES, int BN> __device__ __forceinline__ void attentio
     cp_async_commit();
     if (threadIdx.x == 0) reach = seen;
     const uint32_t warp = warp_row<M_TILES>();
-    prepare_rows<DIM, M_TILES * 16>(rows, row0 + warp, lse + warp, delta + warp);
+    prepare_rows<DIM, M_TILES * 16>(p, rows, row0 + warp, lse + warp, delta + warp);
 
     float dq[M_TILES][DIM / 8][4] = {};
-    int stage = 0;
     do {
         cp_async_wait<0>();
         __syncthreads();  // this stage has arrived, and all have done with the other
+        const uint32_t stage = (key - reach.first) / BN % 2;
         if (key + BN < reach.end) copy_rows<DIM, BN, THREADS>(ring + (stage ^ 1) * STAGE, keys, key + BN, p.k, p.v);
         cp_async_commit();
         const bf16 *k = ring + stage * STAGE, *v = k + BN * DIM;
@@ -109,7 +49,6 @@ template <int DIM, int M_TILES, int BN> __device__ __forceinline__ void attentio
         to_gradient(ds, s, [&](int i, int, int e) { return delta[line + i * 16 + e / 2 * 8]; });
         add_product<DIM, M_TILES, BN>(dq, LeftSide<M_TILES, BN>(ds), k);
         key += BN;
-        stage ^= 1;
     } while (key < reach.end);
     scale_all(dq, p.scale);
     const uint32_t row = warp_row<M_TILES>();
@@ -144,10 +83,10 @@ template <int DIM, int M_TILES, int BN> __device__ __forceinline__ void attentio
     if (threadIdx.x == 0) reach = seeing;
 
     float dk[M_TILES][DIM / 8][4] = {}, dv[M_TILES][DIM / 8][4] = {};
-    int stage = 0;
     do {
         cp_async_wait<0>();
         __syncthreads();  // this stage has arrived, and all have done with the other
+        const uint32_t stage = (row - reach.first) / BN % 2;
         if (row + BN < reach.end) {
             copy_rows<DIM, BN, THREADS>(ring + (stage ^ 1) * STAGE, rows, row + BN, p.q, p.d_o);
             copy_statistics(statistics[stage ^ 1], rows, row + BN);
@@ -164,7 +103,6 @@ template <int DIM, int M_TILES, int BN> __device__ __forceinline__ void attentio
         to_gradient(ds, s, [&](int, int j, int e) { return statistics[stage][1][j * 8 + pair + e % 2]; });
         add_product<DIM, M_TILES, BN>(dk, LeftSide<M_TILES, BN>(ds), q);
         row += BN;
-        stage ^= 1;
     } while (row < reach.end);
     scale_all(dk, p.scale);
     const uint32_t key = warp_row<M_TILES>();

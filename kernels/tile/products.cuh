@@ -24,6 +24,11 @@ template <int WIDTH> struct FragmentTile {
                                                   uint32_t lane) {
         ldmatrix_x4(fragment, tile + row0 * WIDTH + (first * WIDTH + offset(lane % 16, lane / 16) ^ column0));
     }
+    // The same of 16 rows of k, from row0 on, and 16 columns of m.
+    static __device__ __forceinline__ void load_a_trans(uint32_t (&fragment)[4], const bf16* tile, int row0, int column0,
+                                                        uint32_t lane) {
+        ldmatrix_x4_trans(fragment, tile + row0 * WIDTH + (offset(lane % 8 + lane / 16 * 8, lane / 8 % 2) ^ column0));
+    }
     // Two b-fragments, one behind the other, of 16 rows of n and 16 columns of k.
     static __device__ __forceinline__ void load_b(uint32_t (&fragment)[4], const bf16* tile, int row0, int column0, uint32_t lane) {
         ldmatrix_x4(fragment, tile + row0 * WIDTH + (offset(lane % 8 + lane / 16 * 8, lane / 8 % 2) ^ column0));
@@ -101,6 +106,26 @@ __device__ __forceinline__ void add_product(float (&c)[M_TILES][WIDTH / 8][4], c
     }
 }
 
+// c += a^T b: the K rows of two tiles; a A_WIDTH wide, of which M_TILES * 16 columns count, b WIDTH wide, of which N from
+// `column` on.
+template <int A_WIDTH, int WIDTH, int K, int M_TILES, int N>
+__device__ __forceinline__ void add_columns(float (&c)[M_TILES][N][4], const bf16* a, const bf16* b, int column) {
+    const uint32_t lane = fresh_thread() % 32;
+#pragma unroll
+    for (int k0 = 0; k0 < K; k0 += 16) {
+        uint32_t fa[M_TILES][4];
+#pragma unroll
+        for (int i = 0; i < M_TILES; i++) FragmentTile<A_WIDTH>::load_a_trans(fa[i], a, k0, i * 16, lane);
+#pragma unroll
+        for (int j = 0; j < N / 2; j++) {
+            uint32_t fb[4];
+            FragmentTile<WIDTH>::load_b_trans(fb, b, k0, column + j * 16, lane);
+#pragma unroll
+            for (int i = 0; i < M_TILES; i++) multiply_pair(c[i][2 * j], c[i][2 * j + 1], fa[i], fb);
+        }
+    }
+}
+
 // Starts copying rows first, first + 1, ... of matrices to tiles that follow each other. `Rows` says where row i of each
 // matrix lies; rows from its count on arrive as zeros.
 template <int WIDTH, int ROWS, int THREADS, class Rows, class... Matrices>
@@ -121,30 +146,43 @@ __device__ __forceinline__ void copy_rows(bf16* tile, const Rows& rows, uint32_t
     }
 }
 
-// Stores a warp's rows first, first + 1, ... of a matrix, but those from the count on. They pass through the warp's own
-// rows of a tile, from tile_row on, so that memory gets 16 bytes a lane.
+// Puts a warp's part of a product, rounded, into a tile with its first element at (row, column), a multiple of 16 each.
+template <int WIDTH, int M_TILES, int N>
+__device__ __forceinline__ void put(const float (&c)[M_TILES][N][4], bf16* tile, int row, int column) {
+    const uint32_t lane = fresh_thread() % 32;
+#pragma unroll
+    for (int i = 0; i < M_TILES * 2; i++) {
+        bf16* line = tile + (row + i * 8) * WIDTH + lane % 4 * 2;
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            const float* two = &c[i / 2][j][i % 2 * 2];
+            bf16* at = line + (FragmentTile<WIDTH>::offset(lane / 4, j) ^ column);
+            *reinterpret_cast<uint32_t*>(at) = pack(two[0], two[1]);
+        }
+    }
+}
+
+// Stores ROWS rows of a tile as rows first, first + 1, ... of a matrix, but those from the count on; `thread` of THREADS.
+template <int WIDTH, int ROWS, int THREADS, class Rows>
+__device__ __forceinline__ void store_tile(const bf16* tile, uint64_t matrix, const Rows& rows, uint32_t first, uint32_t thread) {
+    constexpr int CHUNKS = WIDTH / 8, STEP = THREADS / CHUNKS;
+    static_assert(ROWS % STEP == 0, "all threads store as much");
+    bf16* column = reinterpret_cast<bf16*>(matrix) + thread % CHUNKS * 8;
+#pragma unroll
+    for (int i = 0; i < ROWS / STEP; i++) {
+        const uint32_t row = thread / CHUNKS + i * STEP;
+        const uint4 eight = load_16(tile + FragmentTile<WIDTH>::offset(row, thread % CHUNKS));
+        if (first + row < rows.count()) store_16(column + (size_t)rows.at(first + row) * WIDTH, eight);
+    }
+}
+
+// Stores a warp's rows first, first + 1, ... of a matrix. They pass through the warp's own rows of a tile, from tile_row
+// on, so that memory gets 16 bytes a lane.
 template <int WIDTH, int M_TILES, class Rows>
 __device__ __forceinline__ void store_rows(const float (&c)[M_TILES][WIDTH / 8][4], bf16* tile, int tile_row, uint64_t matrix,
                                            const Rows& rows, uint32_t first) {
-    using Tile = FragmentTile<WIDTH>;
-    const int lane = threadIdx.x % 32;
     __syncwarp();  // the lanes have read what was there
-#pragma unroll
-    for (int i = 0; i < M_TILES * 2; i++) {
-        const int row = tile_row + i * 8 + lane / 4;
-#pragma unroll
-        for (int j = 0; j < WIDTH / 8; j++) {
-            const float* two = &c[i / 2][j][i % 2 * 2];
-            *reinterpret_cast<uint32_t*>(tile + Tile::offset(row, j) + lane % 4 * 2) = pack(two[0], two[1]);
-        }
-    }
+    put<WIDTH, M_TILES>(c, tile, tile_row, 0);
     __syncwarp();
-    constexpr int CHUNKS = WIDTH / 8, STEP = 32 / CHUNKS;
-    bf16* column = reinterpret_cast<bf16*>(matrix) + lane % CHUNKS * 8;
-#pragma unroll
-    for (int i = 0; i < M_TILES * 16 / STEP; i++) {
-        const int row = lane / CHUNKS + i * STEP;
-        const uint4 eight = load_16(tile + Tile::offset(tile_row + row, lane % CHUNKS));
-        if (first + row < rows.count()) store_16(column + (size_t)rows.at(first + row) * WIDTH, eight);
-    }
+    store_tile<WIDTH, M_TILES * 16, 32>(tile + tile_row * WIDTH, matrix, rows, first, fresh_thread() % 32);
 }

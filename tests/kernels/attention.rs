@@ -102,11 +102,14 @@ fn check(devices: &[Device], lengths: &[usize], heads: Heads, repeats: usize) {
 /// Tiles for short and for long sequences, tiles that several sequences share, and tiles that end beyond the last row.
 #[test]
 fn tensor_cores() {
-    let cases: [(&[usize], Heads); 10] = [
+    let cases: [(&[usize], Heads); 13] = [
         (&[1], grouped(1, 1, 64)),
         (&[1], grouped(4, 1, 128)),
         (&[5, 1, 17], grouped(4, 1, 128)),
         (&[8; 9], grouped(4, 2, 64)),
+        (&[16, 2, 16, 15, 1, 16, 16, 3], grouped(4, 1, 128)),
+        (&[32, 1, 31, 30, 4, 32], grouped(3, 1, 128)),
+        (&[32, 17, 1, 2, 32, 32, 9], grouped(2, 2, 64)),
         (&[8, 16, 1, 33], grouped(9, 3, 64)),
         (&[64, 2], grouped(2, 2, 128)),
         (&[70, 3, 90], grouped(4, 1, 128)),

@@ -62,7 +62,7 @@ fn products_run_on_tensor_cores_and_copies_are_wide() {
             let name = kernel.lines().next().unwrap_or_default().trim();
             let expected: &[&str] = match stem {
                 "gemm_sm90" => &["HGMMA.64x", "UTMALDG.2D", "SYNCS"],
-                "gemm_sm80" | "attention_sm80" | "attention_backward_sm80" => {
+                "gemm_sm80" | "attention_sm80" | "attention_backward_sm80" | "attention_short_sm80" => {
                     &["HMMA.16816.F32.BF16", "LDSM.16", "LDGSTS.E.BYPASS.128"]
                 }
                 "lora_sm80" if name != "lora_sum" => &["HMMA.16816.F32.BF16", "LDSM.16"],

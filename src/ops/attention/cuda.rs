@@ -8,6 +8,9 @@ use crate::ops::check::Check;
 const THREADS: u32 = 128;
 /// Sequences up to this length are short: a block of 64 rows reaches few keys before its own.
 const SHORT: usize = 64;
+/// Tokens at which a block of whole sequences begins, at least: fewer would leave too much of its tile empty.
+const LEAST_STEP: u32 = 17;
+const BF16_BYTES: u32 = 2;
 
 pub fn params([q, k, v, o, lse]: [&Tensor; 5], sequences: &Sequences, heads: Heads) -> Result<AttentionParams> {
     let group = heads.group() as u32;
@@ -32,8 +35,9 @@ pub fn params([q, k, v, o, lse]: [&Tensor; 5], sequences: &Sequences, heads: Hea
     })
 }
 
-/// What a block of `attention_sm80.cu` or `attention_backward_sm80.cu` covers, of one key head.
+/// What a block on tensor cores covers, of one key head.
 pub struct Tile {
+    module: &'static str,
     kernel: &'static str,
     /// Queries, counted for each head of a group, or keys.
     rows: u32,
@@ -42,47 +46,83 @@ pub struct Tile {
 
 impl Tile {
     /// A block keeps `rows` of `kept` matrices, while those of two others pass, `step` at a time, `stages` at once.
-    const fn new(kernel: &'static str, dim: u32, [kept, rows]: [u32; 2], [stages, step]: [u32; 2]) -> Tile {
-        Tile { kernel, rows, shared_bytes: (kept * rows + 2 * stages * step) * dim * size_of::<u16>() as u32 }
+    const fn new(
+        [module, kernel]: [&'static str; 2],
+        dim: u32,
+        [kept, rows]: [u32; 2],
+        [stages, step]: [u32; 2],
+    ) -> Tile {
+        Tile { module, kernel, rows, shared_bytes: (kept * rows + 2 * stages * step) * dim * BF16_BYTES }
+    }
+
+    /// The weights of 64 rows and their gradients as well, each a tile 64 wide.
+    const fn and_weights(self) -> Tile {
+        Tile { shared_bytes: self.shared_bytes + 2 * 64 * 64 * BF16_BYTES, ..self }
     }
 }
 
-/// Tiles for heads of some number of features; pairs are for long and for short sequences.
+/// Tiles for heads of some number of features.
 struct Tiles {
+    /// For long and for short sequences.
     forward: [Tile; 2],
+    /// The gradients of the queries, for long and for short sequences.
     queries: [Tile; 2],
+    /// The gradients of the keys and values.
     keys: Tile,
+    /// All gradients of whole sequences, from the smallest tile to the largest.
+    whole: [Tile; 2],
 }
 
-const TILES_128: Tiles = Tiles {
-    forward: [
-        Tile::new("attention_forward_128", 128, [1, 128], [1, 64]),
-        Tile::new("attention_forward_short_128", 128, [1, 64], [1, 32]),
-    ],
-    queries: [
-        Tile::new("attention_dq_128", 128, [2, 128], [2, 32]),
-        Tile::new("attention_dq_short_128", 128, [2, 64], [2, 32]),
-    ],
-    keys: Tile::new("attention_dkv_128", 128, [2, 64], [2, 64]),
-};
-const TILES_64: Tiles = Tiles {
-    forward: [
-        Tile::new("attention_forward_64", 64, [1, 128], [1, 64]),
-        Tile::new("attention_forward_short_64", 64, [1, 64], [1, 32]),
-    ],
-    queries: [
-        Tile::new("attention_dq_64", 64, [2, 128], [2, 64]),
-        Tile::new("attention_dq_short_64", 64, [2, 64], [2, 32]),
-    ],
-    keys: Tile::new("attention_dkv_64", 64, [2, 128], [2, 32]),
-};
+macro_rules! tiles {
+    ($dim:literal, queries $queries:expr, keys $keys:expr) => {{
+        const FORWARD: &str = "attention_sm80";
+        const BACKWARD: &str = "attention_backward_sm80";
+        const WHOLE: &str = "attention_short_sm80";
+        Tiles {
+            forward: [
+                Tile::new([FORWARD, concat!("attention_forward_", $dim)], $dim, [1, 128], [1, 64]),
+                Tile::new([FORWARD, concat!("attention_forward_short_", $dim)], $dim, [1, 64], [1, 32]),
+            ],
+            queries: [
+                Tile::new([BACKWARD, concat!("attention_dq_", $dim)], $dim, [2, 128], $queries),
+                Tile::new([BACKWARD, concat!("attention_dq_short_", $dim)], $dim, [2, 64], [2, 32]),
+            ],
+            keys: Tile::new([BACKWARD, concat!("attention_dkv_", $dim)], $dim, $keys[0], $keys[1]),
+            whole: [
+                Tile::new([WHOLE, concat!("attention_backward_16_", $dim)], $dim, [2, 32], [1, 64]).and_weights(),
+                Tile::new([WHOLE, concat!("attention_backward_32_", $dim)], $dim, [2, 48], [1, 64]).and_weights(),
+            ],
+        }
+    }};
+}
+const TILES_128: Tiles = tiles!(128, queries [2, 32], keys [[2, 64], [2, 64]]);
+const TILES_64: Tiles = tiles!(64, queries [2, 64], keys [[2, 128], [2, 32]]);
 
 /// The kernels of one call.
 pub enum Kernels {
     /// A block a tile, on tensor cores.
-    Tiles { forward: &'static Tile, queries: &'static Tile, keys: &'static Tile },
+    Tiles { forward: &'static Tile, backward: Backward },
     /// A warp for each head of each token: `attention.cu`.
     Warps { forward: &'static str, queries: &'static str, keys: &'static str },
+}
+
+/// How tensor cores compute the gradients.
+pub enum Backward {
+    /// Those of the queries, which leave delta, then those of the keys and values.
+    Apart { queries: &'static Tile, keys: &'static Tile },
+    /// All in one pass, a block for the sequences that begin at `step` tokens.
+    Whole { tile: &'static Tile, step: u32 },
+}
+
+impl Backward {
+    /// Tiles of whole sequences, if the longest leaves a block enough to begin at.
+    fn choose(tiles: &'static Tiles, short: usize, sequences: &Sequences) -> Backward {
+        let step = |tile: &Tile| (tile.rows + 1).saturating_sub(sequences.max_length() as u32);
+        match tiles.whole.iter().find(|tile| step(tile) >= LEAST_STEP) {
+            Some(tile) => Backward::Whole { tile, step: step(tile) },
+            None => Backward::Apart { queries: &tiles.queries[short], keys: &tiles.keys },
+        }
+    }
 }
 
 impl Kernels {
@@ -107,8 +147,7 @@ impl Kernels {
         // Large tiles, unless the sequences are short or the tiles too few to go round.
         let blocks = rows.div_ceil(tiles.forward[0].rows as usize) * heads.key_value;
         let short = usize::from(sequences.max_length() <= SHORT || blocks < multiprocessors as usize);
-        let Tiles { forward, queries, keys } = tiles;
-        Ok(Kernels::Tiles { forward: &forward[short], queries: &queries[short], keys })
+        Ok(Kernels::Tiles { forward: &tiles.forward[short], backward: Backward::choose(tiles, short, sequences) })
     }
 
     fn warps(check: &Check, dtype: DType, dim: usize) -> Result<Kernels> {
@@ -137,35 +176,35 @@ impl Kernels {
     /// `o` and `lse`.
     pub fn forward(&self, params: AttentionParams) -> Launch {
         match self {
-            Kernels::Tiles { forward, .. } => tiles("attention_sm80", forward, params.tokens * params.group, params),
+            Kernels::Tiles { forward, .. } => tiles(forward, params.tokens * params.group, forward.rows, params),
             Kernels::Warps { forward, .. } => warps(forward, params.query_heads, params),
         }
     }
 
-    /// `dq` and `delta`.
-    pub fn queries(&self, params: AttentionParams) -> Launch {
+    /// `dq`, `dk`, `dv` and `delta`.
+    pub fn backward(&self, params: AttentionParams) -> [Option<Launch>; 2] {
         match self {
-            Kernels::Tiles { queries, .. } => {
-                tiles("attention_backward_sm80", queries, params.tokens * params.group, params)
+            Kernels::Tiles { backward: Backward::Apart { queries, keys }, .. } => [
+                Some(tiles(queries, params.tokens * params.group, queries.rows, params)),
+                Some(tiles(keys, params.tokens, keys.rows, params)),
+            ],
+            Kernels::Tiles { backward: Backward::Whole { tile, step }, .. } => {
+                [Some(tiles(tile, params.tokens, *step, params)), None]
             }
-            Kernels::Warps { queries, .. } => warps(queries, params.query_heads, params),
-        }
-    }
-
-    /// `dk` and `dv`.
-    pub fn keys(&self, params: AttentionParams) -> Launch {
-        match self {
-            Kernels::Tiles { keys, .. } => tiles("attention_backward_sm80", keys, params.tokens, params),
-            Kernels::Warps { keys, .. } => warps(keys, params.key_value_heads, params),
+            Kernels::Warps { queries, keys, .. } => {
+                [Some(warps(queries, params.query_heads, params)), Some(warps(keys, params.key_value_heads, params))]
+            }
         }
     }
 }
 
-fn tiles(module: &'static str, tile: &Tile, rows: u32, params: AttentionParams) -> Launch {
-    let blocks = rows.div_ceil(tile.rows) * params.key_value_heads;
-    Launch::new(module, tile.kernel, [blocks, 1, 1], THREADS, params).shared(tile.shared_bytes)
+/// A block for each `step` of `count` queries or tokens, and each key head.
+fn tiles(tile: &Tile, count: u32, step: u32, params: AttentionParams) -> Launch {
+    let blocks = count.div_ceil(step) * params.key_value_heads;
+    Launch::new(tile.module, tile.kernel, [blocks, 1, 1], THREADS, params).shared(tile.shared_bytes)
 }
 
+/// A warp for each token and head.
 fn warps(kernel: &'static str, heads: u32, params: AttentionParams) -> Launch {
     let warps = u64::from(params.tokens) * u64::from(heads);
     let blocks = warps.div_ceil(u64::from(THREADS / 32)) as u32;
