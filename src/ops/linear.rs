@@ -8,8 +8,8 @@
 //! # Cost and error
 //!
 //! - Cost: that of a product of `tokens`, `out` and `in` ([`gemm`](super::gemm)): `2 * tokens * out * in` FLOPs
-//!   forward and for each gradient. Over NF4 a GPU also reads about `0.53 * out * in` bytes and writes and reads `2
-//!   * out * in`.
+//!   forward and for each gradient. Over NF4 a GPU reads about `0.53 * out * in` bytes, and where it dequantises
+//!   writes and reads `2 * out * in`.
 //! - Error: that of [`gemm`](super::gemm), against float64 with the weight that is computed with, dequantised where
 //!   it is NF4.
 //!

@@ -2,7 +2,7 @@
 
 use crate::emulator::{self, Emulator};
 use crate::support::{Counting, gpus, normal, rng};
-use kiungo::device::{DType, Device, Tensor};
+use kiungo::device::{DType, Device, Gpu, Tensor};
 use kiungo::ops::attention::{self, Heads};
 use kiungo::ops::cross_entropy::{self, IGNORE};
 use kiungo::ops::infonce::{self, Direction};
@@ -14,12 +14,17 @@ use kiungo::ops::sequences::Sequences;
 use kiungo::ops::{cosine, residual, rmsnorm, rope, swiglu, triplet};
 
 /// Calls an op after reserving what its documentation says; it must allocate nothing, nor less be enough.
-fn uses(what: &str, bytes: usize, prepare: impl Fn(&Device) -> Box<dyn FnMut() -> kiungo::ops::Result>) {
+fn uses(
+    what: &str,
+    bytes: impl Fn(&Gpu) -> usize,
+    prepare: impl Fn(&Device) -> Box<dyn FnMut() -> kiungo::ops::Result>,
+) {
     if emulator::unavailable().is_some() {
         return;
     }
     let (gpu, calls) = Counting::gpu(Box::new(Emulator::new()));
     let mut op = prepare(&Device::Cuda(gpu.clone()));
+    let bytes = bytes(&gpu);
     gpu.reserve(bytes).unwrap();
     assert_eq!(gpu.workspace_bytes(), bytes, "{what}");
     let before = calls.of("allocate");
@@ -39,30 +44,46 @@ fn linear_over_nf4_uses_room_for_the_weight() {
         let dense = Tensor::from_slice(device, &normal(&mut rng(1), 40 * 64), &[40, 64]).unwrap();
         Weight::Nf4(Nf4Tensor::quantize(&dense, false).unwrap())
     };
-    uses("linear over NF4", 40 * 64 * 2, |device| {
-        let (weight, x) = (weight(device), zeros(device, DType::Bf16, &[3, 64]));
-        let mut y = zeros(device, DType::Bf16, &[3, 40]);
-        Box::new(move || linear::forward(&x, &weight, &mut y))
-    });
-    uses("linear over NF4 backward", 40 * 64 * 2, |device| {
-        let (weight, dy) = (weight(device), zeros(device, DType::Bf16, &[3, 40]));
-        let mut dx = zeros(device, DType::Bf16, &[3, 64]);
-        Box::new(move || linear::backward_input(&dy, &weight, &mut dx, false))
-    });
+    uses(
+        "linear over NF4",
+        |_| 40 * 64 * 2,
+        |device| {
+            let (weight, x) = (weight(device), zeros(device, DType::Bf16, &[3, 64]));
+            let mut y = zeros(device, DType::Bf16, &[3, 40]);
+            Box::new(move || linear::forward(&x, &weight, &mut y))
+        },
+    );
+    uses(
+        "linear over NF4 backward",
+        |_| 40 * 64 * 2,
+        |device| {
+            let (weight, dy) = (weight(device), zeros(device, DType::Bf16, &[3, 40]));
+            let mut dx = zeros(device, DType::Bf16, &[3, 64]);
+            Box::new(move || linear::backward_input(&dy, &weight, &mut dx, false))
+        },
+    );
 }
 
 #[test]
 fn double_quantisation_uses_room_for_the_scales() {
-    uses("nf4 quantize, double", 2048 + 4 * 10, |device| {
-        let x = Tensor::from_slice(device, &normal(&mut rng(1), 640), &[10, 64]).unwrap();
-        let mut quantized = Nf4Tensor::empty(device, [10, 64], true).unwrap();
-        Box::new(move || nf4::quantize(&x, &mut quantized))
-    });
-    uses("nf4 quantize", 0, |device| {
-        let x = Tensor::from_slice(device, &normal(&mut rng(1), 640), &[10, 64]).unwrap();
-        let mut quantized = Nf4Tensor::empty(device, [10, 64], false).unwrap();
-        Box::new(move || nf4::quantize(&x, &mut quantized))
-    });
+    uses(
+        "nf4 quantize, double",
+        |_| 2048 + 4 * 10,
+        |device| {
+            let x = Tensor::from_slice(device, &normal(&mut rng(1), 640), &[10, 64]).unwrap();
+            let mut quantized = Nf4Tensor::empty(device, [10, 64], true).unwrap();
+            Box::new(move || nf4::quantize(&x, &mut quantized))
+        },
+    );
+    uses(
+        "nf4 quantize",
+        |_| 0,
+        |device| {
+            let x = Tensor::from_slice(device, &normal(&mut rng(1), 640), &[10, 64]).unwrap();
+            let mut quantized = Nf4Tensor::empty(device, [10, 64], false).unwrap();
+            Box::new(move || nf4::quantize(&x, &mut quantized))
+        },
+    );
 }
 
 #[test]
@@ -72,42 +93,66 @@ fn losses_use_two_numbers_a_pair_and_direction() {
         let similarity = Tensor::from_slice(device, &normal(&mut rng(1), n * n), &[n, n]).unwrap();
         (similarity, zeros(device, DType::F32, &[1]), zeros(device, DType::F32, &[n, n]))
     };
-    uses("infonce", 16 * n * 2, |device| {
-        let (similarity, mut loss, mut gradient) = matrices(device);
-        Box::new(move || infonce::forward(&similarity, None, 0.05, Direction::Both, &mut loss, &mut gradient))
-    });
-    uses("triplet hardest", 16 * n, |device| {
-        let (similarity, mut loss, mut gradient) = matrices(device);
-        Box::new(move || triplet::hardest(&similarity, None, Direction::Forward, 0.2, &mut loss, &mut gradient))
-    });
-    uses("triplet given", 8 * n, |device| {
-        let rows = || zeros(device, DType::F32, &[n, 8]);
-        let (a, p, m, mut da, mut dp, mut dm) = (rows(), rows(), rows(), rows(), rows(), rows());
-        let mut loss = zeros(device, DType::F32, &[1]);
-        Box::new(move || triplet::given(&a, &p, &m, 0.2, &mut loss, &mut da, &mut dp, &mut dm))
-    });
+    uses(
+        "infonce",
+        |_| 16 * n * 2,
+        |device| {
+            let (similarity, mut loss, mut gradient) = matrices(device);
+            Box::new(move || infonce::forward(&similarity, None, 0.05, Direction::Both, &mut loss, &mut gradient))
+        },
+    );
+    uses(
+        "triplet hardest",
+        |_| 16 * n,
+        |device| {
+            let (similarity, mut loss, mut gradient) = matrices(device);
+            Box::new(move || triplet::hardest(&similarity, None, Direction::Forward, 0.2, &mut loss, &mut gradient))
+        },
+    );
+    uses(
+        "triplet given",
+        |_| 8 * n,
+        |device| {
+            let rows = || zeros(device, DType::F32, &[n, 8]);
+            let (a, p, m, mut da, mut dp, mut dm) = (rows(), rows(), rows(), rows(), rows(), rows());
+            let mut loss = zeros(device, DType::F32, &[1]);
+            Box::new(move || triplet::given(&a, &p, &m, 0.2, &mut loss, &mut da, &mut dp, &mut dm))
+        },
+    );
 }
 
 #[test]
 fn cross_entropy_uses_room_for_a_chunk_of_logits() {
     let (tokens, h, vocab) = (5, 8, 30);
-    uses("cross_entropy", 256 + 4 * tokens * vocab, |device| {
-        let (hidden, head) = (zeros(device, DType::F32, &[tokens, h]), zeros(device, DType::F32, &[vocab, h]));
-        let labels = Tensor::from_slice(device, &[0u32, 1, 2, 29, IGNORE], &[tokens]).unwrap();
-        let [mut loss, mut dhidden] = [&[1][..], &[tokens, h]].map(|shape| zeros(device, DType::F32, shape));
-        let mut dhead = zeros(device, DType::F32, &[vocab, h]);
-        Box::new(move || {
-            cross_entropy::forward_backward(&hidden, &head, &labels, &mut loss, Some(&mut dhidden), Some(&mut dhead))
-        })
-    });
+    uses(
+        "cross_entropy",
+        |_| 256 + 4 * tokens * vocab,
+        |device| {
+            let (hidden, head) = (zeros(device, DType::F32, &[tokens, h]), zeros(device, DType::F32, &[vocab, h]));
+            let labels = Tensor::from_slice(device, &[0u32, 1, 2, 29, IGNORE], &[tokens]).unwrap();
+            let [mut loss, mut dhidden] = [&[1][..], &[tokens, h]].map(|shape| zeros(device, DType::F32, shape));
+            let mut dhead = zeros(device, DType::F32, &[vocab, h]);
+            Box::new(move || {
+                cross_entropy::forward_backward(
+                    &hidden,
+                    &head,
+                    &labels,
+                    &mut loss,
+                    Some(&mut dhidden),
+                    Some(&mut dhead),
+                )
+            })
+        },
+    );
 }
 
-/// A block of a Llama, forward and backward, but for its linear layers.
+/// The ops of a Llama's block, forward and backward: LoRA alone uses some.
 #[test]
-fn the_others_use_none() {
+fn lora_uses_room_for_partial_sums_and_the_others_none() {
     const HEADS: Heads = Heads { query: 4, key_value: 2, dim: 64 };
     let lengths = [3, 1];
-    uses("a block's ops", 0, |device| {
+    let bytes = |gpu: &Gpu| lora::workspace(gpu, lengths.iter().sum(), [256, 64], 8);
+    uses("a block's ops", bytes, |device| {
         let sequences = Sequences::new(device, &lengths).unwrap();
         let tokens = sequences.tokens();
         let bf16 = |columns: usize| zeros(device, DType::Bf16, &[tokens, columns]);

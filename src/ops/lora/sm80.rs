@@ -78,6 +78,28 @@ enum Store {
     AddTransposed,
 }
 
+/// Ranks of a block of the thin products: 16, 32 or 64.
+fn ranks(rank: usize) -> usize {
+    rank.next_power_of_two().clamp(16, 64)
+}
+
+/// Parts that the sum over `k` is cut into, so that all multiprocessors have work.
+fn parts(gpu: &Gpu, [m, rank, k]: [usize; 3]) -> usize {
+    let tiles = m.div_ceil(ROWS) * rank.div_ceil(ranks(rank));
+    let wanted = (gpu.multiprocessors() as usize * BLOCKS).div_ceil(tiles.max(1));
+    wanted.clamp(1, k.div_ceil(DEPTH).max(1))
+}
+
+fn partial_bytes(gpu: &Gpu, sizes @ [m, rank, _]: [usize; 3]) -> usize {
+    parts(gpu, sizes) * m * rank * DType::F32.size()
+}
+
+/// See [`super::workspace`].
+pub fn workspace(gpu: &Gpu, tokens: usize, [outputs, inputs]: [usize; 2], rank: usize) -> usize {
+    let products = [[tokens, rank, inputs], [tokens, rank, outputs], [outputs, rank, tokens], [inputs, rank, tokens]];
+    products.map(|sizes| partial_bytes(gpu, sizes)).into_iter().max().unwrap_or(0)
+}
+
 /// `out[m, rank]` from a sum over `k`; `sizes` are m, rank, k.
 struct Thin<'a> {
     kernels: Kernels,
@@ -94,15 +116,15 @@ impl Thin<'_> {
         if m == 0 {
             return Ok(());
         }
-        let (kernel, ranks) = match n {
-            0..=16 => (self.kernels[0], 16),
-            17..=32 => (self.kernels[1], 32),
-            _ => (self.kernels[2], 64),
+        let ranks = ranks(n);
+        let [of_16, of_32, of_64] = self.kernels;
+        let kernel = match ranks {
+            16 => of_16,
+            32 => of_32,
+            _ => of_64,
         };
-        let tiles = m.div_ceil(ROWS) * n.div_ceil(ranks);
-        let wanted = (gpu.multiprocessors() as usize * BLOCKS).div_ceil(tiles);
-        let parts = wanted.clamp(1, k.div_ceil(DEPTH).max(1));
-        let partials = gpu.workspace(parts * m * n * DType::F32.size())?;
+        let parts = parts(gpu, self.sizes);
+        let partials = gpu.workspace(partial_bytes(gpu, self.sizes))?;
         let (m32, n32) = (m as u32, n as u32);
         let params = LoraThinParams {
             left: self.left.address()?,
