@@ -21,11 +21,11 @@ pub fn gpu(bench: &mut Bench) -> anyhow::Result<()> {
     for dim in [128, 64] {
         for length in [2048, 4096, 8192] {
             let floor = flops(length, heads(dim));
-            run(bench, "long", &vec![length; LONG_TOKENS / length], heads(dim), floor)?;
+            run(bench, &vec![length; LONG_TOKENS / length], heads(dim), floor)?;
         }
         for length in [8, 16, 32] {
             let floor = bytes(length, heads(dim));
-            run(bench, "short", &[length; SHORT_SEQUENCES], heads(dim), floor)?;
+            run(bench, &[length; SHORT_SEQUENCES], heads(dim), floor)?;
         }
     }
     Ok(())
@@ -45,7 +45,7 @@ fn bytes(length: usize, heads: Heads) -> Floor {
     Floor { forward: Work::Bytes(2.0 * q + 2.0 * k + lse), backward: Work::Bytes(4.0 * q + 4.0 * k + lse) }
 }
 
-fn run(bench: &mut Bench, name: &str, lengths: &[usize], heads: Heads, floor: Floor) -> anyhow::Result<()> {
+fn run(bench: &mut Bench, lengths: &[usize], heads: Heads, floor: Floor) -> anyhow::Result<()> {
     let tokens = lengths.iter().sum();
     let (queries, keys) = ([tokens, heads.query * heads.dim], [tokens, heads.key_value * heads.dim]);
     let sequences = Sequences::new(bench.device(), lengths)?;
@@ -58,10 +58,10 @@ fn run(bench: &mut Bench, name: &str, lengths: &[usize], heads: Heads, floor: Fl
     let [mut lse, mut delta] = [zeros(DType::F32, &statistics)?, zeros(DType::F32, &statistics)?];
     // m tokens in sequences of n, heads of k features.
     let shape = Shape { m: tokens, n: sequences.max_length(), k: heads.dim };
-    bench.run("attention", format!("{name} fwd"), shape, floor.forward, || {
+    bench.run("attention", "forward", shape, floor.forward, || {
         attention::forward(&q, &k, &v, &sequences, heads, &mut o, &mut lse)
     })?;
-    bench.run("attention", format!("{name} bwd"), shape, floor.backward, || {
+    bench.run("attention", "backward", shape, floor.backward, || {
         attention::backward(&d_o, &q, &k, &v, &o, &lse, &sequences, heads, &mut dq, &mut dk, &mut dv, &mut delta)
     })
 }

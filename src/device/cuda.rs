@@ -11,7 +11,7 @@ include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
 /// The CUDA version the kernels are built for, as the driver counts (major * 1000 + minor * 10).
 const CUDA_VERSION: i32 = 13000;
-/// Shared memory a block may use without asking, bytes.
+/// Shared memory a block may use without asking, bytes: what its kernel declares and what its launch adds.
 const DEFAULT_SHARED_BYTES: u32 = 48 << 10;
 
 /// True if this binary holds CUDA kernels.
@@ -169,6 +169,7 @@ const MOST_TENSOR_MAPS: usize = 4096;
 #[derive(Clone, Copy)]
 struct Function {
     handle: sys::CUfunction,
+    /// That a launch may add.
     shared_bytes: u32,
 }
 // SAFETY: a CUfunction is a handle that the driver lets any thread use.
@@ -210,7 +211,14 @@ impl Kernels {
         }
         let function = modules[launch.module].load_function(launch.kernel).map_err(|_| missing())?;
         // The handle stays valid: `self.modules` keeps the module loaded.
-        Ok(Function { handle: function.cu_function(), shared_bytes: DEFAULT_SHARED_BYTES })
+        let handle = function.cu_function();
+        let mut declared = 0;
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+        // SAFETY: writes one int; the handle is valid.
+        unsafe { sys::cuFuncGetAttribute(&mut declared, attribute, handle) }
+            .result()
+            .map_err(|e| failed(format!("shared memory of {}", launch.kernel), e))?;
+        Ok(Function { handle, shared_bytes: DEFAULT_SHARED_BYTES.saturating_sub(declared as u32) })
     }
 }
 
