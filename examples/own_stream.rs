@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         inv_rms.set_rows(rows)?;
         rmsnorm::forward(&x, &weight, 1e-5, &mut y, &mut inv_rms)?;
     }
-    // Queued behind the op; nothing had to be waited for.
+    // The copy is queued behind the ops: the stream orders them.
     let y = stream.clone_dtoh(&y)?;
     println!("rmsnorm of {TOKENS} x {HIDDEN} on {}: y begins {:?}", gpu.name(), &y[..3]);
     Ok(())
