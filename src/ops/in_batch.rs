@@ -105,6 +105,11 @@ pub(super) fn check(
     Ok(n)
 }
 
+/// Two numbers for each pair and direction.
+pub(super) fn workspace_bytes(n: usize, direction: Direction) -> usize {
+    2 * direction.sides().len() * n * size_of::<f64>()
+}
+
 /// What the losses' kernels are told, but for their own temperature or margin.
 pub(super) fn params(
     gpu: &Gpu,
@@ -115,12 +120,13 @@ pub(super) fn params(
     dsimilarity: &Tensor,
 ) -> super::Result<InBatchParams> {
     let (n, sides) = (similarity.rows(), direction.sides().len());
+    let workspace = gpu.workspace(workspace_bytes(n, direction))?;
     Ok(InBatchParams {
         similarity: similarity.address()?,
         excluded: excluded.map_or(Ok(0), |excluded| excluded.address())?,
         loss: loss.address()?,
         dsimilarity: dsimilarity.address()?,
-        workspace: gpu.workspace(2 * sides * n * size_of::<f64>())?,
+        workspace,
         n: n as u32,
         sides: sides as u32,
         ..Default::default()

@@ -14,6 +14,11 @@ pub use super::in_batch::Direction;
 use super::in_batch::{self, check};
 use crate::device::{Device, Launch, Tensor};
 
+/// Bytes of the [workspace](crate::device::Gpu::reserve) that `n` pairs need.
+pub fn workspace_bytes(n: usize, direction: Direction) -> usize {
+    in_batch::workspace_bytes(n, direction)
+}
+
 /// Loss and its gradient with respect to the similarities.
 ///
 /// Forward: `mean_i (log sum_j exp(s_ij / t) - s_ii / t)`, j over the pair itself and its negatives. Both: the mean

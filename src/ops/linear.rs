@@ -64,6 +64,14 @@ impl Weight {
         }
     }
 
+    /// Bytes of the [workspace](crate::device::Gpu::reserve) that its products need at most.
+    pub fn workspace_bytes(&self) -> usize {
+        match self {
+            Weight::Dense(_) => 0,
+            Weight::Nf4(w) => w.shape.iter().product::<usize>() * DType::Bf16.size(),
+        }
+    }
+
     /// Calls `f` with the weight as a plain matrix, dequantised for this call if need be.
     fn with_dense<R>(&self, f: impl FnOnce(&Tensor) -> Result<R>) -> Result<R> {
         match self {

@@ -6,17 +6,20 @@ use super::objective::Objective;
 use super::optimizer::Optimizer;
 use super::plan::Plan;
 use super::settings::Settings;
-use crate::device::{DType, DeviceError, Staging, Tensor};
+use crate::device::{DType, Device, DeviceError, Staging, Tensor};
 use crate::llama::Layer;
 use crate::llama::activations::{Activations, Scratch};
 use crate::llama::adapters::StepDropout;
+use crate::llama::config::Projection;
 use crate::llama::encode::Encoder;
 use crate::llama::forward::Context;
 use crate::llama::model::Model;
 use crate::ops::adamw::AdamW;
+use crate::ops::infonce::{self, Direction};
+use crate::ops::linear::Weight;
 use crate::ops::params::StepRecord;
 use crate::ops::step::{Metrics, State};
-use crate::ops::{OpError, Result, embedding, rmsnorm};
+use crate::ops::{OpError, Result, embedding, lora, rmsnorm};
 
 /// What one step reports.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +107,7 @@ impl Trainer {
         let (tokens, pairs) = (largest_batch(group, settings.batch), settings.batch.min(group.len()));
         let staged = Staging::bytes(Batch::staged_bytes(pairs, tokens).chain([State::BYTES]));
         let rank = learner.adapters().map_or(0, |a| a.rank);
+        reserve(&model, tokens, pairs, rank)?;
         let (config, device, compute) = (&model.config, &model.device, model.compute);
         let blocks = plan.blocks - plan.prefix;
         let state = || Tensor::zeros(device, compute, &[tokens, config.hidden_size]);
@@ -288,6 +292,18 @@ impl Trainer {
             None => Ok(()),
         }
     }
+}
+
+/// Makes the workspace as large as the largest batch needs it, so that it grows in no step.
+fn reserve(model: &Model, tokens: usize, pairs: usize, rank: usize) -> Result {
+    let Device::Cuda(gpu) = &model.device else { return Ok(()) };
+    let weights = model.blocks.iter().flat_map(|block| block.linear.iter().map(|(_, weight)| weight));
+    let products = weights.map(Weight::workspace_bytes).max().unwrap_or(0);
+    // Fewer tokens may need more: their sums are cut into more parts.
+    let adapter = |p| (1..=tokens).map(move |tokens| lora::workspace(gpu, tokens, model.config.shape(p), rank)).max();
+    let adapters = if rank > 0 { Projection::ALL.into_iter().filter_map(adapter).max().unwrap_or(0) } else { 0 };
+    let loss = infonce::workspace_bytes(pairs, Direction::Both);
+    Ok(gpu.reserve(products.max(adapters).max(loss))?)
 }
 
 fn dropout<'a>(settings: &Settings, state: &'a State) -> Option<StepDropout<'a>> {

@@ -1,6 +1,6 @@
 use super::{Run, bits, compare};
 use crate::ops::attention::{inputs, reference};
-use crate::support::{assert_as_good, gpus, is_emulator, normal_bf16, rng, widen};
+use crate::support::{assert_as_good, fast_gpus, gpus, normal_bf16, rng, widen};
 use kiungo::device::{DType, Device};
 use kiungo::ops::attention::{self, Heads};
 use kiungo::ops::sequences::Sequences;
@@ -124,7 +124,7 @@ fn tensor_cores() {
 
 #[test]
 fn long_sequences_on_a_gpu_and_fifty_times_the_same() {
-    let gpus: Vec<Device> = gpus().into_iter().filter(|d| !is_emulator(d)).collect();
+    let gpus = fast_gpus();
     if gpus.is_empty() {
         return;
     }

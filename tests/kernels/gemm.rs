@@ -1,4 +1,4 @@
-use crate::support::{assert_as_good, gpus, is_emulator, normal, normal_bf16, poisoned_on, rng};
+use crate::support::{assert_as_good, fast_gpus, gpus, normal, normal_bf16, poisoned_on, rng, under_sanitizer};
 use kiungo::device::{DType, Device, Tensor};
 use kiungo::ops::gemm::{Layout, gemm, gemm_with_tile};
 
@@ -104,7 +104,7 @@ fn nothing_summed_is_zero_or_what_was_there() {
 
 #[test]
 fn a_llama_layer_on_a_gpu() {
-    let gpus: Vec<Device> = gpus().into_iter().filter(|d| !is_emulator(d)).collect();
+    let gpus = fast_gpus();
     if gpus.is_empty() {
         return;
     }
@@ -127,7 +127,8 @@ fn every_hopper_tile_on_odd_shapes() {
     for layout in LAYOUTS {
         for sizes in [[1usize, 576, 136], [3, 264, 520], [127, 72, 1032], [129, 576, 200], [264, 520, 72]] {
             let sizes = if layout == Layout::Tn { [sizes[0].next_multiple_of(8), sizes[1], sizes[2]] } else { sizes };
-            for (ct, accumulate) in [(BF16, false), (BF16, true), (F32, false), (F32, true)] {
+            let outputs = [(BF16, true), (F32, false), (BF16, false), (F32, true)];
+            for (ct, accumulate) in outputs.into_iter().take(if under_sanitizer() { 2 } else { 4 }) {
                 for tile in ["256", "192", "128", "64"] {
                     let case = Case { layout, sizes, types: [BF16, BF16, ct], accumulate };
                     check_with(case, &hoppers, Some((tile, 1)));
@@ -156,7 +157,8 @@ fn two_hundred_products_give_the_same_bytes() {
                 c.to_f32().unwrap()
             };
             let first = run();
-            assert!((1..200).all(|_| run() == first), "{tile:?} on {device}");
+            let repeats = if under_sanitizer() { 2 } else { 200 };
+            assert!((1..repeats).all(|_| run() == first), "{tile:?} on {device}");
         }
     }
 }

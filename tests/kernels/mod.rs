@@ -8,6 +8,7 @@ mod cross_entropy;
 mod embedding;
 mod gemm;
 mod in_batch;
+mod linear;
 mod lora;
 mod nf4;
 mod philox;

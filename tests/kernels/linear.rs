@@ -1,0 +1,54 @@
+//! A linear layer and its gradients, over dense weights and weights in 4 bits.
+
+use super::{Run, compare, compare_large};
+use crate::support::{normal_bf16, rng};
+use kiungo::device::Tensor;
+use kiungo::ops::linear::{self, Weight};
+use kiungo::ops::nf4::Nf4Tensor;
+
+/// `y`, `dx` written, `dx` added to, and for a dense weight `dw`.
+fn case([tokens, inputs, outputs]: [usize; 3], nf4: bool) -> impl Fn(&Run) -> Vec<Tensor> {
+    let mut rng = rng(1);
+    let (x, dy) = (normal_bf16(&mut rng, tokens * inputs), normal_bf16(&mut rng, tokens * outputs));
+    let [w, dw] = [0; 2].map(|_| normal_bf16(&mut rng, outputs * inputs));
+    move |run: &Run| {
+        let (x, dy) = (run.tensor(&x, &[tokens, inputs]), run.tensor(&dy, &[tokens, outputs]));
+        let weight = match nf4 {
+            true => Weight::Nf4(Nf4Tensor::quantize(&run.f32(&w, &[outputs, inputs]), true).unwrap()),
+            false => Weight::Dense(run.tensor(&w, &[outputs, inputs])),
+        };
+        let (mut y, mut dx) = (run.poisoned(&[tokens, outputs]), run.poisoned(&[tokens, inputs]));
+        linear::forward(&x, &weight, &mut y).unwrap();
+        linear::backward_input(&dy, &weight, &mut dx, false).unwrap();
+        let mut sum = run.tensor(&vec![0.5; tokens * inputs], &[tokens, inputs]);
+        linear::backward_input(&dy, &weight, &mut sum, true).unwrap();
+        let mut results = vec![y, dx, sum];
+        if !nf4 {
+            let mut dw = run.f32(&dw, &[outputs, inputs]);
+            linear::backward_weight(&dy, &x, &mut dw).unwrap();
+            results.push(dw);
+        }
+        results
+    }
+}
+
+#[test]
+fn forward_and_backward() {
+    for nf4 in [false, true] {
+        for shape in [[1, 64, 24], [3, 128, 40], [33, 64, 72]] {
+            compare(&format!("linear {shape:?}, 4 bits: {nf4}"), 2e-6, case(shape, nf4));
+        }
+        // Tensor cores cut off bits where they add up: an f32 result shows it.
+        for shape in [
+            [1, 4096, 1536],
+            [3, 1536, 576],
+            [127, 576, 4096],
+            [129, 4096, 576],
+            [1000, 576, 1536],
+            [1000, 1536, 4096],
+            [1000, 4096, 4096],
+        ] {
+            compare_large(&format!("linear {shape:?}, 4 bits: {nf4}"), 5e-6, || case(shape, nf4));
+        }
+    }
+}
