@@ -184,11 +184,135 @@ template <int TOKENS, int STAGES, bool DOUBLE> struct Nf4Linear {
     }
 };
 
-// Up to 8, 16, 32 and 64 tokens. nf4.rs knows the stages.
+// For the fewest tokens, which the codes' way from memory alone decides: each warp reads its codes and scales straight
+// into registers, those of its next batch while it works on this one. The warps of a block share 16 rows of the weight,
+// batches of 256 inputs in turn, and a block takes every gridDim.x-th group of rows.
+template <int TOKENS, bool DOUBLE> struct Nf4Few {
+    static constexpr int TILES = TOKENS / 8, WARPS = THREADS / 32, GROUP = 16;
+    static constexpr int SUMS = GROUP * TOKENS;
+
+    struct Shared {
+        PairTable table;
+        float map[256];
+        float sums[2][WARPS][SUMS];
+    };
+
+    // What a lane needs of a batch: the codes of two rows' four blocks, 8 bytes of each, and the blocks' scales.
+    struct Batch {
+        uint2 codes[2][BLOCKS];
+        float absmax[2][BLOCKS];   // plain
+        uint32_t scale_codes[2];  // double: of the four blocks, which share one absmax
+    };
+
+    static __device__ __forceinline__ void load(Batch& batch, const Nf4LinearParams& p, uint32_t row, uint32_t block0) {
+        const uint32_t blocks = p.k / KIUNGO_NF4_BLOCK, quarter = threadIdx.x % 4;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const size_t first = (size_t)min(row + half * 8, p.n - 1) * blocks;
+#pragma unroll
+            for (int i = 0; i < BLOCKS; i++) {
+                const size_t block = first + min(block0 + i, blocks - 1);
+                batch.codes[half][i] = reinterpret_cast<const uint2*>(p.codes)[block * 4 + quarter];
+                if (!DOUBLE) batch.absmax[half][i] = reinterpret_cast<const float*>(p.absmax)[block];
+            }
+            if (DOUBLE) {
+                const size_t block = first + block0;
+                batch.scale_codes[half] = reinterpret_cast<const uint32_t*>(p.scale_codes)[block / 4];
+                batch.absmax[half][0] = reinterpret_cast<const float*>(p.absmax)[block / KIUNGO_NF4_NESTED_BLOCK];
+            }
+        }
+    }
+
+    static __device__ __forceinline__ float scale(const Batch& batch, int half, int i, const float* map, float offset) {
+        if (!DOUBLE) return batch.absmax[half][i];
+        return __fadd_rn(__fmul_rn(map[batch.scale_codes[half] >> i * 8 & 255], batch.absmax[half][0]), offset);
+    }
+
+    static __device__ __forceinline__ void add(float (&total)[TILES][4], const Batch& batch, const Shared& shared,
+                                               const Nf4LinearParams& p, uint32_t block0, float offset) {
+        const int lane = threadIdx.x % 32, token = lane / 4, quarter = lane % 4;
+#pragma unroll
+        for (int i = 0; i < BLOCKS; i++) {
+            if (block0 + i >= p.k / KIUNGO_NF4_BLOCK) break;
+            uint32_t a[4][4];
+#pragma unroll
+            for (int byte = 0; byte < 8; byte++) {
+                const uint32_t shift = byte % 4 * 8;
+                const uint32_t low = byte < 4 ? batch.codes[0][i].x : batch.codes[0][i].y;
+                const uint32_t high = byte < 4 ? batch.codes[1][i].x : batch.codes[1][i].y;
+                a[byte / 2][byte % 2 * 2] = shared.table.pairs[low >> shift & 255][lane];
+                a[byte / 2][byte % 2 * 2 + 1] = shared.table.pairs[high >> shift & 255][lane];
+            }
+            const float of_low = scale(batch, 0, i, shared.map, offset), of_high = scale(batch, 1, i, shared.map, offset);
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++) {
+                uint4 x[2] = {};
+                if (tile * 8 + token < p.m) {
+                    const size_t at = (size_t)(tile * 8 + token) * p.k + (block0 + i) * KIUNGO_NF4_BLOCK + quarter * 16;
+                    x[0] = load_16(reinterpret_cast<const bf16*>(p.x) + at);
+                    x[1] = load_16(reinterpret_cast<const bf16*>(p.x) + at + 8);
+                }
+                const uint32_t b[4][2] = {{x[0].x, x[0].y}, {x[0].z, x[0].w}, {x[1].x, x[1].y}, {x[1].z, x[1].w}};
+                float sum[4] = {};
+#pragma unroll
+                for (int step = 0; step < 4; step++) mma_m16n8k16_bf16(sum, a[step], b[step]);
+#pragma unroll
+                for (int j = 0; j < 4; j++) total[tile][j] = fmaf(j < 2 ? of_low : of_high, sum[j], total[tile][j]);
+            }
+        }
+    }
+
+    static __device__ __forceinline__ void run(const Nf4LinearParams& p) {
+        DYNAMIC_SHARED(unsigned char, memory);
+        Shared& shared = *reinterpret_cast<Shared*>(memory);
+        const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, quarter = lane % 4;
+        const uint32_t batches = (p.k / KIUNGO_NF4_BLOCK + BLOCKS - 1) / BLOCKS, groups = (p.n + GROUP - 1) / GROUP;
+        // Batches warp, warp + WARPS, ... of each of the block's groups: those of one group, then of the next.
+        const uint32_t mine = warp < batches ? (batches - warp + WARPS - 1) / WARPS : 0;
+        const auto load_of = [&](Batch& batch, uint32_t group, uint32_t turn) {
+            if (group < groups) load(batch, p, group * GROUP + lane / 4, (warp + turn * WARPS) * BLOCKS);
+        };
+        Batch next = {};
+        if (mine > 0) load_of(next, blockIdx.x, 0);
+        shared.table.fill();
+        const float offset = DOUBLE ? *reinterpret_cast<const float*>(p.offset) : 0.0f;
+        if (DOUBLE && threadIdx.x < 256) shared.map[threadIdx.x] = reinterpret_cast<const float*>(p.map)[threadIdx.x];
+        __syncthreads();
+
+        int place = 0;
+        for (uint32_t group = blockIdx.x; group < groups; group += gridDim.x, place ^= 1) {
+            float total[TILES][4] = {};
+            for (uint32_t turn = 0; turn < mine; turn++) {
+                const Batch batch = next;
+                const bool last = turn + 1 == mine;
+                load_of(next, last ? group + gridDim.x : group, last ? 0 : turn + 1);
+                add(total, batch, shared, p, (warp + turn * WARPS) * BLOCKS, offset);
+            }
+#pragma unroll
+            for (int i = 0; i < TILES * 4; i++) {
+                const int token = i / 4 * 8 + quarter * 2 + i % 2, row = lane / 4 + i % 4 / 2 * 8;
+                shared.sums[place][warp][token * GROUP + row] = total[i / 4][i % 4];
+            }
+            __syncthreads();  // the other place is free: all have added up what was there
+            for (uint32_t i = threadIdx.x; i < SUMS; i += THREADS) {
+                const uint32_t token = i / GROUP, row = group * GROUP + i % GROUP;
+                float sum = 0.0f;
+#pragma unroll
+                for (int w = 0; w < WARPS; w++) sum += shared.sums[place][w][i];
+                if (token < p.m && row < p.n) reinterpret_cast<bf16*>(p.y)[(size_t)token * p.n + row] = __float2bfloat16(sum);
+            }
+        }
+    }
+};
+
+// linear/fused.rs knows the stages.
+#define NF4_FEW(tokens)                                                                                              \
+    KERNEL(nf4_linear_##tokens, Nf4LinearParams, THREADS, 1) { Nf4Few<tokens, false>::run(p); }                      \
+    KERNEL(nf4_linear_double_##tokens, Nf4LinearParams, THREADS, 1) { Nf4Few<tokens, true>::run(p); }
 #define NF4_LINEAR(tokens, stages)                                                                                  \
     KERNEL(nf4_linear_##tokens, Nf4LinearParams, THREADS, 1) { Nf4Linear<tokens, stages, false>::run(p); }          \
     KERNEL(nf4_linear_double_##tokens, Nf4LinearParams, THREADS, 1) { Nf4Linear<tokens, stages, true>::run(p); }
-NF4_LINEAR(8, 8)
-NF4_LINEAR(16, 6)
+NF4_FEW(8)
+NF4_FEW(16)
 NF4_LINEAR(32, 4)
 NF4_LINEAR(64, 3)
