@@ -40,15 +40,15 @@ template <int BM, int BN, int STAGES, int SHARES, bool A_K_MAJOR, bool B_K_MAJOR
         }
     }
 
-    // One thread: loads the tiles of `steps` stages from k0.
-    __device__ __forceinline__ void load(Ring<STAGES>& at, const GemmSm90Params& p, int m0, int n0, int k0, int steps,
-                                         uint32_t rank) {
+    // One thread: loads the tiles of `steps` stages of two operands from k0.
+    __device__ __forceinline__ void load(Ring<STAGES>& at, const GemmSm90Params& p, const TensorMap* a, const TensorMap* b,
+                                         int m0, int n0, int k0, int steps, uint32_t rank) {
         for (int step = 0; step < steps; step++, at.advance()) {
             bf16* stage = stages + at.stage * STAGE;
             barrier_wait(&empty[at.stage], at.parity ^ 1);
             barrier_arrive_expecting(&full[at.stage], p.a_bytes + B::BYTES);
-            A::template load<1>(stage, &p.a, m0, k0 + step * DEPTH, &full[at.stage], 0);
-            B::template load<SHARES>(stage + A::ELEMENTS, &p.b, n0, k0 + step * DEPTH, &full[at.stage], rank);
+            A::template load<1>(stage, a, m0, k0 + step * DEPTH, &full[at.stage], 0);
+            B::template load<SHARES>(stage + A::ELEMENTS, b, n0, k0 + step * DEPTH, &full[at.stage], rank);
         }
     }
 
@@ -104,7 +104,7 @@ template <int BM, int BN, int STAGES, int SHARES, bool A_K_MAJOR, bool B_K_MAJOR
     }
 };
 
-// For products of many tiles: as many blocks as fit at once, each of which takes tile after tile. A tile's results leave
+// For products of many tiles, of two pairs of operands if need be: as many blocks as fit at once, each of which takes tile after tile. A tile's results leave
 // while the next one is computed.
 template <int BM, int BN, int STAGES, int SHARES> struct Persistent {
     static constexpr int THREADS = 128 + BM / 64 * 128;
@@ -133,7 +133,10 @@ template <int BM, int BN, int STAGES, int SHARES> struct Persistent {
         if (consumer < 0) {
             fewer_registers<40>();
             if (threadIdx.x == 0) {
-                each_tile([&](uint32_t m0, uint32_t n0) { loop.load(at, p, m0, n0, 0, steps, rank); });
+                each_tile([&](uint32_t m0, uint32_t n0) {
+                    loop.load(at, p, &p.a, &p.b, m0, n0, 0, steps, rank);
+                    loop.load(at, p, &p.more_a, &p.more_b, m0, n0, 0, p.more, rank);
+                });
             }
         } else {
             more_registers<232>();
@@ -141,7 +144,7 @@ template <int BM, int BN, int STAGES, int SHARES> struct Persistent {
             if (sizeof(C) == sizeof(bf16) && p.staged) {
                 Staged<BN> last(shared + STAGES * Loop::STAGE + consumer * Staged<BN>::ELEMENTS, consumer + 1);
                 each_tile([&](uint32_t m0, uint32_t n0) {
-                    loop.template compute<Staged<BN>::SLABS>(at, sum, consumer, steps,
+                    loop.template compute<Staged<BN>::SLABS>(at, sum, consumer, steps + p.more,
                                                              [&](int slab) { last.store(slab, &p.c_map); });
                     last.take(sum, m0 + consumer * 64, n0);
                 });
@@ -150,7 +153,7 @@ template <int BM, int BN, int STAGES, int SHARES> struct Persistent {
                 last.finish();
             } else {
                 each_tile([&](uint32_t m0, uint32_t n0) {
-                    loop.compute(at, sum, consumer, steps);
+                    loop.compute(at, sum, consumer, steps + p.more);
                     store_direct<C>(sum, p, m0 + consumer * 64, n0);
                 });
             }
@@ -186,7 +189,7 @@ template <int BM, int BN, int STAGES> struct SplitK {
         Ring<STAGES> at;
         float* sums = reinterpret_cast<float*>(shared);
         if (threadIdx.x >= LOADER) {
-            if (threadIdx.x == LOADER) loop.load(at, p, m0, n0, first * DEPTH, steps, 0);
+            if (threadIdx.x == LOADER) loop.load(at, p, &p.a, &p.b, m0, n0, first * DEPTH, steps, 0);
         } else {
             float sum[BN / 2];
             loop.compute(at, sum, threadIdx.x / 128, steps);

@@ -142,6 +142,18 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
     }
 };
 
+// Writes element i of a matrix of `rank` columns as h + l to its row of h, l, h (left) or h, h, l, and zeros: the product of
+// two such rows is that of their values, but for that of what both left over.
+__device__ __forceinline__ void split_row(uint64_t rows, uint32_t i, uint32_t rank, uint32_t width, float x, bool left) {
+    const Split split(x);
+    const uint32_t column = i % rank;
+    bf16* row = reinterpret_cast<bf16*>(rows) + (size_t)(i / rank) * width;
+    row[column] = split.high;
+    row[column + rank] = left ? split.low : split.high;
+    row[column + 2 * rank] = left ? split.high : split.low;
+    for (uint32_t j = 3 * rank + column; j < width; j += rank) row[j] = from_float<bf16>(0.0f);
+}
+
 // out[m, n], or its transpose, = or += scale times the sum of the partial sums, in their order.
 KERNEL(lora_sum, LoraSumParams, 256) {
     const uint32_t i = blockIdx.x * 256 + threadIdx.x, count = p.m * p.n;
@@ -153,6 +165,13 @@ KERNEL(lora_sum, LoraSumParams, 256) {
     }
     float* out = reinterpret_cast<float*>(p.out) + i;
     *out = p.accumulate ? fmaf(p.scale, sum, *out) : p.scale * sum;
+    if (p.split) split_row(p.split, i, p.n, p.width, p.split_scale * *out, true);
+}
+
+// A factor for the product that takes it as more of k (gemm_sm90.cu).
+KERNEL(lora_split, LoraSplitParams, 256) {
+    const uint32_t i = blockIdx.x * 256 + threadIdx.x;
+    if (i < p.rows * p.rank) split_row(p.split, i, p.rank, p.width, reinterpret_cast<const float*>(p.x)[i], false);
 }
 
 // y[m, n] += scale * dropout(left[m, rank] . factor): 64 of m by 128 of n a block. A lane holds eight neighbours of a row,

@@ -145,6 +145,8 @@ typedef struct GemmSm90Params {
     TensorMap a;
     TensorMap b;
     TensorMap c_map;   /* of bf16 c, if staged */
+    TensorMap more_a;  /* bf16, and what is multiplied with it: added to the product, Persistent alone */
+    TensorMap more_b;
     uint64_t c;        /* C [m, n] */
     uint32_t m;
     uint32_t n;
@@ -153,7 +155,8 @@ typedef struct GemmSm90Params {
     uint32_t staged;     /* 1: bf16 results go through shared memory and the copy engine; they cannot be added */
     uint32_t splits;     /* parts of k, at most its steps of 64: blocks a cluster; SplitK alone */
     uint32_t a_bytes;    /* that arrive of a tile of a: fewer rows than its height are not filled up */
-    uint32_t unused[7];
+    uint32_t more;       /* steps of 64 of more_a and more_b */
+    uint32_t unused[6];
 } GemmSm90Params;
 
 /* gemm_simt.cu, one block 64x64 of c; strides in elements */
@@ -223,7 +226,20 @@ typedef struct LoraSumParams {
     uint32_t transposed;  /* 1: out is [n, m] */
     uint32_t accumulate;  /* 1: add to out */
     float scale;
+    uint64_t split;       /* bf16 [m, width], or 0: split_scale * out as two bf16 h + l, in rows of h, l, h, zeros */
+    uint32_t width;
+    float split_scale;
 } LoraSumParams;
+
+/* A factor's f32 values as two bf16 h + l, in rows of h, h, l, zeros */
+typedef struct LoraSplitParams {
+    uint64_t x;      /* float [rows, rank] */
+    uint64_t split;  /* bf16 [rows, width] */
+    uint32_t rows;
+    uint32_t rank;
+    uint32_t width;
+    uint32_t unused;
+} LoraSplitParams;
 
 /* swiglu.cu, 8 elements a thread */
 typedef struct SwigluParams {

@@ -3,6 +3,7 @@
 use crate::harness::{Bench, Shape, Work};
 use criterion::Criterion;
 use kiungo::device::{DType, Device, Tensor};
+use kiungo::ops::linear::{self, Weight};
 use kiungo::ops::lora::{self, Factors};
 use kiungo::ops::philox::Dropout;
 
@@ -26,6 +27,11 @@ fn layer(bench: &mut Bench, name: &str, [tokens, outputs, inputs]: [usize; 3]) -
     let (mut da, mut db) = (zeros(DType::F32, &[RANK, inputs])?, zeros(DType::F32, &[outputs, RANK])?);
     let shape = Shape { m: tokens, n: outputs, k: inputs };
     let (x_bytes, y_bytes) = ((2 * tokens * inputs) as f64, (2 * tokens * outputs) as f64);
+    let weight = Weight::Dense(bench.normal(DType::Bf16, &[outputs, inputs])?);
+    let flops = 2.0 * (tokens * outputs * inputs) as f64;
+    bench.run("lora", format!("{name} layer alone"), shape, Work::Flops(flops), || {
+        linear::forward(&x, &weight, &mut y)
+    })?;
     for (suffix, dropout) in [("", None), (" dropout", Some(Dropout { probability: 0.1, seed: 1, stream: 0, step: 0 }))]
     {
         let factors = Factors { a: &a, b: &b, scale: 2.0, dropout, state: None };
@@ -33,6 +39,9 @@ fn layer(bench: &mut Bench, name: &str, [tokens, outputs, inputs]: [usize; 3]) -
         let work = Work::Bytes(x_bytes + 2.0 * y_bytes);
         bench
             .run("lora", format!("{name} fwd{suffix}"), shape, work, || lora::forward(&x, &factors, &mut s, &mut y))?;
+        bench.run("lora", format!("{name} with layer{suffix}"), shape, Work::Flops(flops), || {
+            lora::linear(&x, &weight, &factors, &mut s, &mut y)
+        })?;
         let work = Work::Bytes(y_bytes + 3.0 * x_bytes);
         bench.run("lora", format!("{name} bwd{suffix}"), shape, work, || {
             lora::backward(&dy, &x, &s, &factors, &mut ds, &mut da, &mut db, Some(&mut dx))

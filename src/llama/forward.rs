@@ -42,10 +42,10 @@ impl Block {
         let Activations { input_inv_rms, attention_input, q, k, v, log_sum_exp, attended, middle, .. } = kept;
         let low_rank = &mut kept.low_rank;
         let mut apply = |projection: Projection, x: &Tensor, y: &mut Tensor| {
-            linear::forward(x, &self.linear[projection], y)?;
+            let weight = &self.linear[projection];
             match adapters.and_then(|a| a.factors(projection)) {
-                Some(factors) => lora::forward(x, &factors, &mut low_rank[projection], y),
-                None => Ok(()),
+                Some(factors) => lora::linear(x, weight, &factors, &mut low_rank[projection], y),
+                None => linear::forward(x, weight, y),
             }
         };
 

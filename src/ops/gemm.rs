@@ -20,8 +20,8 @@
 //! # Ok::<(), kiungo::ops::OpError>(())
 //! ```
 
-mod cuda;
-mod sm90;
+pub(super) mod cuda;
+pub(super) mod sm90;
 mod tiles;
 
 use super::check::{Check, FLOAT};

@@ -73,7 +73,7 @@ impl Weight {
     }
 
     /// Calls `f` with the weight as a plain matrix, dequantised for this call if need be.
-    fn with_dense<R>(&self, f: impl FnOnce(&Tensor) -> Result<R>) -> Result<R> {
+    pub(super) fn with_dense<R>(&self, f: impl FnOnce(&Tensor) -> Result<R>) -> Result<R> {
         match self {
             Weight::Dense(w) => f(w),
             Weight::Nf4(w) => {
@@ -88,7 +88,7 @@ impl Weight {
     }
 
     /// Outputs and inputs, of a weight on the device of the call.
-    fn check(&self, check: &Check) -> Result<(usize, usize)> {
+    pub(super) fn check(&self, check: &Check) -> Result<(usize, usize)> {
         match self {
             Weight::Dense(w) => {
                 check.dtype("weight", w, FLOAT)?;

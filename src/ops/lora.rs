@@ -32,6 +32,7 @@ mod sm80;
 use super::Result;
 use super::check::{Allowed, Check, F32, FLOAT};
 use super::float::with_float;
+use super::linear::{self, Weight};
 use super::philox::Dropout;
 use super::step::State;
 use crate::device::{Device, Gpu, Tensor};
@@ -100,6 +101,35 @@ pub fn forward(x: &Tensor, factors: &Factors, s: &mut Tensor, y: &mut Tensor) ->
         Device::Cuda(_) => {}
     }
     Ok(())
+}
+
+/// A linear layer with its adapter: `y = x W^T + scale * (drop(x) A^T) B^T`.
+///
+/// - `x`: `[tokens, in]`, f32 or bf16
+/// - `weight`: `[out, in]`
+/// - `s`: `[tokens, rank]`, f32, out, as [`forward`] leaves it
+/// - `y`: `[tokens, out]`, of `x`'s type, overwritten
+///
+/// On a Hopper GPU one product makes y, `[x | scale s] [W | B]^T`, rounded once; elsewhere [`linear::forward`] and then
+/// [`forward`]. The one product needs `6 * (rank + 3) * (tokens + out)` bytes of the workspace beside the layer's.
+pub fn linear(x: &Tensor, weight: &Weight, factors: &Factors, s: &mut Tensor, y: &mut Tensor) -> Result {
+    let check = Check::new("lora", x);
+    let [rank, inputs, outputs] = factors.check(&check)?;
+    let of_weight = weight.check(&check)?;
+    check.value(of_weight == (outputs, inputs), || {
+        format!("the weight is {of_weight:?}, and the adapter is for {outputs} x {inputs}")
+    })?;
+    let tokens = x.rows();
+    check.tensor("x", x, &[tokens, inputs], FLOAT)?;
+    check.tensor("s", s, &[tokens, rank], F32)?;
+    check.tensor("y", y, &[tokens, outputs], Allowed::Only(x.dtype()))?;
+    if let Device::Cuda(gpu) = check.device()
+        && sm80::linear(gpu, x, weight, factors, s, y)?
+    {
+        return Ok(());
+    }
+    linear::forward(x, weight, y)?;
+    forward(x, factors, s, y)
 }
 
 /// Gradients of [`forward`], all added: with `ds = scale * dy B`, `dA += ds^T drop(x)`, `dB += scale * dy^T s`, and

@@ -1,7 +1,9 @@
 use super::{compare, compare_large};
 use crate::support::{normal, normal_bf16, rng};
 use kiungo::device::DType;
+use kiungo::ops::linear::Weight;
 use kiungo::ops::lora::{self, Factors};
+use kiungo::ops::nf4::Nf4Tensor;
 use kiungo::ops::philox::Dropout;
 
 #[test]
@@ -38,6 +40,37 @@ fn forward_and_backward() {
             [1000, 1536, 4096, 64],
         ] {
             compare_large(&format!("lora {shape:?} {dropout:?}"), 1e-5, || case(shape, dropout));
+        }
+    }
+}
+
+#[test]
+fn a_layer_with_its_adapter() {
+    let drop = Dropout { probability: 0.3, seed: 9, stream: 4, step: 2 };
+    let case = |[tokens, inputs, outputs, rank]: [usize; 4], dropout, quantized: bool| {
+        let mut rng = rng(1);
+        let (x, w) = (normal_bf16(&mut rng, tokens * inputs), normal_bf16(&mut rng, outputs * inputs));
+        let (a, b) = (normal(&mut rng, rank * inputs), normal(&mut rng, outputs * rank));
+        move |run: &super::Run| {
+            let (a, b) = (run.f32(&a, &[rank, inputs]), run.f32(&b, &[outputs, rank]));
+            let factors = Factors { dropout, ..Factors::new(&a, &b, 0.5) };
+            let weight = match quantized {
+                true => Weight::Nf4(Nf4Tensor::quantize(&run.f32(&w, &[outputs, inputs]), false).unwrap()),
+                false => Weight::Dense(run.tensor(&w, &[outputs, inputs])),
+            };
+            let mut s = run.poisoned_as(DType::F32, &[tokens, rank]);
+            let mut y = run.poisoned(&[tokens, outputs]);
+            lora::linear(&run.tensor(&x, &[tokens, inputs]), &weight, &factors, &mut s, &mut y).unwrap();
+            vec![s, y]
+        }
+    };
+    for quantized in [false, true] {
+        for dropout in [None, Some(drop)] {
+            let what = format!("a layer with its adapter, {dropout:?}, NF4 {quantized}");
+            compare(&what, 8e-6, case([5, 64, 24, 3], dropout, quantized));
+            for shape in [[300, 576, 1536, 5], [1000, 1536, 576, 16], [768, 4096, 4096, 16], [4096, 1024, 1024, 64]] {
+                compare_large(&format!("{what} {shape:?}"), 1e-5, || case(shape, dropout, quantized));
+            }
         }
     }
 }

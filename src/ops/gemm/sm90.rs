@@ -24,6 +24,39 @@ pub fn gemm(
     launch(multiprocessors, layout, sizes, (tile, splits), a, b, c, accumulate)
 }
 
+/// Another product to be added: `a[m, k] b[n, k]`, bf16, where they lie.
+pub struct More {
+    pub a: u64,
+    pub b: u64,
+    /// A multiple of 8.
+    pub k: usize,
+}
+
+/// The launch of `c = a b^T + more`, or None where the tile for it takes one product alone.
+pub fn gemm_and_more(
+    multiprocessors: usize,
+    [m, n, k]: [usize; 3],
+    a: &Tensor,
+    b: &Tensor,
+    c: &Tensor,
+    more: &More,
+) -> Result<Option<Launch>> {
+    let (tile, splits) = choose(multiprocessors, [m, n, k + more.k]);
+    if tile.schedule != Schedule::Persistent {
+        return Ok(None);
+    }
+    let mut launch = launch(multiprocessors, Layout::Nt, [m, n, k], (tile, splits), a, b, c, false)?;
+    let at = offset_of!(GemmSm90Params, more);
+    launch.params[at..at + 4].copy_from_slice(&(more.k.div_ceil(DEPTH) as u32).to_ne_bytes());
+    let map = |address, rows, block| TensorMap { address, shape: [rows, more.k], block: [block, DEPTH] };
+    let a_rows = tile.size[0].min(m.next_multiple_of(8));
+    Ok(Some(
+        launch
+            .tensor_map(offset_of!(GemmSm90Params, more_a), map(more.a, m, a_rows))
+            .tensor_map(offset_of!(GemmSm90Params, more_b), map(more.b, n, tile.size[1] / SHARES)),
+    ))
+}
+
 /// The launch with this tile and so many parts of k.
 #[expect(clippy::too_many_arguments, reason = "a product and how it is computed")]
 pub fn launch(

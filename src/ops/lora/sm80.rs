@@ -7,7 +7,11 @@ use super::Factors;
 use super::cuda::dropout_params;
 use crate::device::{DType, Gpu, Launch, Tensor};
 use crate::ops::Result;
-use crate::ops::params::{DropoutParams, LoraParams, LoraSumParams, LoraThinParams};
+use crate::ops::gemm::cuda::HOPPER;
+use crate::ops::gemm::sm90::{More, gemm_and_more};
+use crate::ops::gemm::{Layout, gemm};
+use crate::ops::linear::Weight;
+use crate::ops::params::{DropoutParams, LoraParams, LoraSplitParams, LoraSumParams, LoraThinParams};
 
 const THREADS: u32 = 128;
 /// Rows of a block of the thin products, and what it sums at a time.
@@ -20,6 +24,11 @@ const BLOCKS: usize = 4;
 /// Threads of a block that adds up.
 const SUM_THREADS: usize = 256;
 
+/// Fewer than these and the product splits its k, which the tiles that add another product cannot.
+const FEW_TOKENS: usize = 256;
+/// Bytes that parts of the workspace begin at multiples of.
+const ALIGNMENT: usize = 256;
+
 /// True for what these kernels take: bf16, in rows of multiples of 16 bytes.
 pub fn fits(x: &Tensor, columns: [usize; 2]) -> bool {
     x.dtype() == DType::Bf16 && columns.iter().all(|n| n.is_multiple_of(8))
@@ -29,7 +38,7 @@ pub fn forward(gpu: &Gpu, x: &Tensor, factors: &Factors, s: &Tensor, y: &Tensor)
     let (tokens, inputs, outputs) = (x.rows(), x.columns(), y.columns());
     let (rank, dropout) = (factors.a.rows(), dropout_params(factors)?);
     let down = Thin { kernels: DOWN, left: x, right: factors.a, out: s, sizes: [tokens, rank, inputs], dropout };
-    down.launch(gpu, dropout.scale, Store::Replace)?;
+    down.launch(gpu, dropout.scale, Store::Replace, None)?;
     wide(gpu, "lora_wide_up", [s, factors.b, y], [tokens, outputs, rank], factors.scale, kept())
 }
 
@@ -49,14 +58,64 @@ pub fn backward(
     let (rank, dropout) = (factors.a.rows(), dropout_params(factors)?);
     let product =
         Thin { kernels: DS, left: dy, right: factors.b, out: ds, sizes: [tokens, rank, outputs], dropout: kept() };
-    product.launch(gpu, factors.scale, Store::Replace)?;
+    product.launch(gpu, factors.scale, Store::Replace, None)?;
     let product =
         Thin { kernels: TOKENS, left: dy, right: s, out: db, sizes: [outputs, rank, tokens], dropout: kept() };
-    product.launch(gpu, factors.scale, Store::Add)?;
+    product.launch(gpu, factors.scale, Store::Add, None)?;
     let product = Thin { kernels: TOKENS, left: x, right: ds, out: da, sizes: [inputs, rank, tokens], dropout };
-    product.launch(gpu, dropout.scale, Store::AddTransposed)?;
+    product.launch(gpu, dropout.scale, Store::AddTransposed, None)?;
     let Some(dx) = dx else { return Ok(()) };
     wide(gpu, "lora_wide_dx", [ds, factors.a, dx], [tokens, inputs, rank], dropout.scale, dropout)
+}
+
+/// [`forward`] and the layer itself, `y = x W^T + ...`, in one product on a Hopper GPU: `[x | scale s] [W | b]^T`, so that y
+/// is written once. False where that is not the way.
+pub fn linear(gpu: &Gpu, x: &Tensor, weight: &Weight, factors: &Factors, s: &Tensor, y: &mut Tensor) -> Result<bool> {
+    let (tokens, inputs, outputs) = (x.rows(), x.columns(), y.columns());
+    let few = tokens < FEW_TOKENS || gpu.capability() != HOPPER || !fits(x, [inputs, outputs]);
+    if few || matches!(weight, Weight::Dense(w) if w.dtype() != DType::Bf16) {
+        return Ok(false);
+    }
+    let (rank, dropout) = (factors.a.rows(), dropout_params(factors)?);
+    let down = Thin { kernels: DOWN, left: x, right: factors.a, out: s, sizes: [tokens, rank, inputs], dropout };
+    // What the two sides of the second product are, behind the dequantised weight and the partial sums.
+    let width = (3 * rank).next_multiple_of(8);
+    let dense = if matches!(weight, Weight::Nf4(_)) { outputs * inputs * DType::Bf16.size() } else { 0 };
+    let first = dense.max(partial_bytes(gpu, down.sizes)).next_multiple_of(ALIGNMENT);
+    let [left_bytes, right_bytes] =
+        [tokens, outputs].map(|n| (n * width * DType::Bf16.size()).next_multiple_of(ALIGNMENT));
+    let left = gpu.workspace(first + left_bytes + right_bytes)? + first as u64;
+    let right = left + left_bytes as u64;
+    down.launch(gpu, dropout.scale, Store::Replace, Some(SplitRows { address: left, width, scale: factors.scale }))?;
+    let params = LoraSplitParams {
+        x: factors.b.address()?,
+        split: right,
+        rows: outputs as u32,
+        rank: rank as u32,
+        width: width as u32,
+        unused: 0,
+    };
+    let grid = [(outputs * rank).div_ceil(SUM_THREADS) as u32, 1, 1];
+    gpu.launch(&Launch::new("lora_sm80", "lora_split", grid, SUM_THREADS as u32, params))?;
+    let sizes = [tokens, outputs, inputs];
+    let more = More { a: left, b: right, k: width };
+    let multiprocessors = gpu.multiprocessors() as usize;
+    weight.with_dense(|w| match gemm_and_more(multiprocessors, sizes, x, w, y, &more)? {
+        Some(launch) => Ok(gpu.launch(&launch)?),
+        None => {
+            gemm(Layout::Nt, x, w, y, false)?;
+            wide(gpu, "lora_wide_up", [s, factors.b, &*y], [tokens, outputs, rank], factors.scale, kept())
+        }
+    })?;
+    Ok(true)
+}
+
+/// Where rows of a split factor go.
+#[derive(Clone, Copy)]
+struct SplitRows {
+    address: u64,
+    width: usize,
+    scale: f32,
 }
 
 /// Without dropout.
@@ -111,7 +170,7 @@ struct Thin<'a> {
 }
 
 impl Thin<'_> {
-    fn launch(self, gpu: &Gpu, scale: f32, store: Store) -> Result {
+    fn launch(self, gpu: &Gpu, scale: f32, store: Store, split: Option<SplitRows>) -> Result {
         let [m, n, k] = self.sizes;
         if m == 0 {
             return Ok(());
@@ -147,6 +206,9 @@ impl Thin<'_> {
             transposed: (store == Store::AddTransposed).into(),
             accumulate: (store != Store::Replace).into(),
             scale,
+            split: split.map_or(0, |split| split.address),
+            width: split.map_or(0, |split| split.width as u32),
+            split_scale: split.map_or(0.0, |split| split.scale),
         };
         let grid = [(m * n).div_ceil(SUM_THREADS) as u32, 1, 1];
         Ok(gpu.launch(&Launch::new("lora_sm80", "lora_sum", grid, SUM_THREADS as u32, params))?)
