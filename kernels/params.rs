@@ -153,6 +153,8 @@ pub struct GemmSm90Params {
     pub a: TensorMap,
     pub b: TensorMap,
     pub c_map: TensorMap,
+    pub more_a: TensorMap,
+    pub more_b: TensorMap,
     pub c: u64,
     pub m: u32,
     pub n: u32,
@@ -161,7 +163,8 @@ pub struct GemmSm90Params {
     pub staged: u32,
     pub splits: u32,
     pub a_bytes: u32,
-    pub unused: [u32; 7usize],
+    pub more: u32,
+    pub unused: [u32; 6usize],
 }
 impl Default for GemmSm90Params {
     fn default() -> Self {
@@ -241,6 +244,19 @@ pub struct LoraSumParams {
     pub transposed: u32,
     pub accumulate: u32,
     pub scale: f32,
+    pub split: u64,
+    pub width: u32,
+    pub split_scale: f32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct LoraSplitParams {
+    pub x: u64,
+    pub split: u64,
+    pub rows: u32,
+    pub rank: u32,
+    pub width: u32,
+    pub unused: u32,
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]

@@ -65,7 +65,7 @@ fn products_run_on_tensor_cores_and_copies_are_wide() {
                 "gemm_sm80" | "attention_sm80" | "attention_backward_sm80" | "attention_short_sm80" => {
                     &["HMMA.16816.F32.BF16", "LDSM.16", "LDGSTS.E.BYPASS.128"]
                 }
-                "lora_sm80" if name != "lora_sum" => &["HMMA.16816.F32.BF16", "LDSM.16"],
+                "lora_sm80" if name.contains("thin") || name.contains("wide") => &["HMMA.16816.F32.BF16", "LDSM.16"],
                 "nf4_linear" => &["HMMA.16816.F32.BF16"],
                 "nf4" if name.contains("dequantize") => &["STG.E.128"],
                 "nf4" if name.starts_with("nf4_quantize_bf16") => &["LDG.E.128", "STG.E.64"],
