@@ -9,7 +9,7 @@ KERNEL(clip_squares, SquaresParams, 256) {
     const uint64_t end = begin + KIUNGO_SQUARES_CHUNK < p.count ? begin + KIUNGO_SQUARES_CHUNK : p.count;
     double sum = 0.0;
     for (uint64_t i = begin + threadIdx.x * 8; i < end; i += blockDim.x * 8) {
-        const Eight g = load_eight(gradient, i, end);
+        const Eight g = i + 8 <= end ? load_eight(gradient + i) : load_eight(Ragged(), gradient, i, end);
 #pragma unroll
         for (int j = 0; j < 8; j++) sum += (double)g.v[j] * g.v[j];
     }

@@ -57,27 +57,36 @@ typedef struct StepJudgeParams {
     uint64_t slots;
 } StepJudgeParams;
 
-/* rmsnorm.cu, one block a token */
+/* rmsnorm.cu; a block takes every gridDim.x-th row */
 typedef struct RmsnormForwardParams {
-    uint64_t x;        /* T [tokens, hidden] */
-    uint64_t weight;   /* float [hidden] */
-    uint64_t y;        /* T [tokens, hidden] */
-    uint64_t inv_rms;  /* float [tokens] */
+    uint64_t x;         /* T [tokens, hidden]; with a residual it is added to */
+    uint64_t residual;  /* T [tokens, hidden], forward_residual alone */
+    uint64_t weight;    /* float [hidden] */
+    uint64_t y;         /* T [tokens, hidden] */
+    uint64_t inv_rms;   /* float [tokens] */
+    uint32_t tokens;
     uint32_t hidden;
     float eps;
+    uint32_t unused;
 } RmsnormForwardParams;
 
-/* One block a token */
 typedef struct RmsnormBackwardParams {
-    uint64_t dy;       /* T [tokens, hidden] */
-    uint64_t x;        /* T [tokens, hidden] */
-    uint64_t weight;   /* float [hidden] */
-    uint64_t inv_rms;  /* float [tokens] */
-    uint64_t dx;       /* T [tokens, hidden], added to */
-    uint64_t dweight;  /* float [hidden], added to; rmsnorm_dweight alone reads it, one warp column a block */
+    uint64_t dy;        /* T [tokens, hidden] */
+    uint64_t x;         /* T [tokens, hidden] */
+    uint64_t weight;    /* float [hidden] */
+    uint64_t inv_rms;   /* float [tokens] */
+    uint64_t dx;        /* T [tokens, hidden], added to */
+    uint64_t partials;  /* float [gridDim.x, hidden], each block's part of dweight, or 0: not wanted */
     uint32_t tokens;
     uint32_t hidden;
 } RmsnormBackwardParams;
+
+typedef struct RmsnormPartialsParams {
+    uint64_t partials;  /* float [rows, hidden] */
+    uint64_t dweight;   /* float [hidden], added to */
+    uint32_t rows;
+    uint32_t hidden;
+} RmsnormPartialsParams;
 
 /* nf4.cu; counts of values, multiples of KIUNGO_NF4_BLOCK. 16 values a thread */
 typedef struct Nf4QuantizeParams {
@@ -269,14 +278,15 @@ typedef struct SquaresParams {
 
 /* rope.cu, one block a token */
 typedef struct RopeParams {
-    uint64_t x;          /* T [tokens, columns] */
+    uint64_t x[2];       /* T [tokens, columns], each; or 0: none */
     uint64_t positions;  /* uint32 [tokens] */
     uint64_t cos;        /* float [position_count, head_dim / 2] */
     uint64_t sin;
-    uint32_t columns;
+    uint32_t columns[2];
     uint32_t head_dim;
     uint32_t position_count;
     float sign;          /* -1: turn back */
+    uint32_t unused;
 } RopeParams;
 
 /* embedding.cu, one block a token */
@@ -290,7 +300,8 @@ typedef struct EmbeddingParams {
     uint32_t unused;
 } EmbeddingParams;
 
-/* pooling.cu, a block for 256 columns of a sequence */
+/* pooling.cu, a block for 512 columns of a sequence */
+#define KIUNGO_POOLING_COLUMNS 512
 #define KIUNGO_POOLING_MEAN 0
 #define KIUNGO_POOLING_MEAN_NO_SINK 1
 #define KIUNGO_POOLING_LAST 2

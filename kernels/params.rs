@@ -1,6 +1,7 @@
 pub const KIUNGO_NF4_BLOCK: u32 = 64;
 pub const KIUNGO_NF4_NESTED_BLOCK: u32 = 256;
 pub const KIUNGO_SQUARES_CHUNK: u32 = 16384;
+pub const KIUNGO_POOLING_COLUMNS: u32 = 512;
 pub const KIUNGO_POOLING_MEAN: u32 = 0;
 pub const KIUNGO_POOLING_MEAN_NO_SINK: u32 = 1;
 pub const KIUNGO_POOLING_LAST: u32 = 2;
@@ -57,11 +58,14 @@ pub struct StepJudgeParams {
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
 pub struct RmsnormForwardParams {
     pub x: u64,
+    pub residual: u64,
     pub weight: u64,
     pub y: u64,
     pub inv_rms: u64,
+    pub tokens: u32,
     pub hidden: u32,
     pub eps: f32,
+    pub unused: u32,
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
@@ -71,8 +75,16 @@ pub struct RmsnormBackwardParams {
     pub weight: u64,
     pub inv_rms: u64,
     pub dx: u64,
-    pub dweight: u64,
+    pub partials: u64,
     pub tokens: u32,
+    pub hidden: u32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct RmsnormPartialsParams {
+    pub partials: u64,
+    pub dweight: u64,
+    pub rows: u32,
     pub hidden: u32,
 }
 #[repr(C)]
@@ -286,14 +298,15 @@ pub struct SquaresParams {
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
 pub struct RopeParams {
-    pub x: u64,
+    pub x: [u64; 2usize],
     pub positions: u64,
     pub cos: u64,
     pub sin: u64,
-    pub columns: u32,
+    pub columns: [u32; 2usize],
     pub head_dim: u32,
     pub position_count: u32,
     pub sign: f32,
+    pub unused: u32,
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]

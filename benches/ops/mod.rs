@@ -1,10 +1,16 @@
 //! The benchmarks, one file an op.
 
+mod adamw;
 mod attention;
+mod embedding;
 mod gemm;
 mod lora;
 mod nf4;
+mod pooling;
+mod residual;
 mod rmsnorm;
+mod rope;
+mod swiglu;
 
 use crate::harness::Bench;
 use criterion::Criterion;
@@ -13,22 +19,34 @@ type Run = fn(&mut Bench) -> anyhow::Result<()>;
 type Reference = fn(&mut Criterion);
 
 /// Every op that has a benchmark.
-pub const ALL: [(&str, Run); 5] = [
+pub const ALL: [(&str, Run); 11] = [
+    ("adamw", adamw::gpu),
     ("attention", attention::gpu),
+    ("embedding", embedding::gpu),
     ("gemm", gemm::gpu),
     ("lora", lora::gpu),
     ("nf4", nf4::gpu),
+    ("pooling", pooling::gpu),
+    ("residual", residual::gpu),
     ("rmsnorm", rmsnorm::gpu),
+    ("rope", rope::gpu),
+    ("swiglu", swiglu::gpu),
 ];
 
 /// The CPU references of the ops that are wanted.
 pub fn cpu(criterion: &mut Criterion, wanted: impl Fn(&str) -> bool) {
-    let all: [(&str, Reference); 5] = [
+    let all: [(&str, Reference); 11] = [
+        ("adamw", adamw::cpu),
         ("attention", attention::cpu),
+        ("embedding", embedding::cpu),
         ("gemm", gemm::cpu),
         ("lora", lora::cpu),
         ("nf4", nf4::cpu),
+        ("pooling", pooling::cpu),
+        ("residual", residual::cpu),
         ("rmsnorm", rmsnorm::cpu),
+        ("rope", rope::cpu),
+        ("swiglu", swiglu::cpu),
     ];
     for (op, run) in all {
         if wanted(op) {

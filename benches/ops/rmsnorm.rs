@@ -18,6 +18,13 @@ pub fn gpu(bench: &mut Bench) -> anyhow::Result<()> {
         bench.run("rmsnorm", "forward", shape, Work::Bytes(2.0 * pass), || {
             rmsnorm::forward(&x, &weight, 1e-5, &mut y, &mut inv_rms)
         })?;
+        let mut sum = bench.normal(DType::Bf16, &[tokens, HIDDEN])?;
+        bench.run("rmsnorm", "forward residual", shape, Work::Bytes(4.0 * pass), || {
+            rmsnorm::forward_residual(&mut sum, &dy, &weight, 1e-5, &mut y, &mut inv_rms)
+        })?;
+        bench.run("rmsnorm", "backward frozen", shape, Work::Bytes(4.0 * pass), || {
+            rmsnorm::backward(&dy, &x, &weight, &inv_rms, &mut dx, None)
+        })?;
         bench.run("rmsnorm", "backward", shape, Work::Bytes(4.0 * pass), || {
             rmsnorm::backward(&dy, &x, &weight, &inv_rms, &mut dx, Some(&mut dweight))
         })?;

@@ -109,8 +109,7 @@ impl Block {
         linear.run(O, gradient, &kept.attended, Some((dattended, false)), ds)?;
         let (q, k, v, o, lse) = (&kept.q, &kept.k, &kept.v, &kept.attended, &kept.log_sum_exp);
         attention::backward(dattended, q, k, v, o, lse, sequences, context.heads(), dq, dk, dv, delta)?;
-        rope::backward(dq, sequences.positions(), rope, config.head_dim)?;
-        rope::backward(dk, sequences.positions(), rope, config.head_dim)?;
+        rope::backward_both(dq, dk, sequences.positions(), rope, config.head_dim)?;
         let x = &kept.attention_input;
         let mut accumulate = false;
         for (projection, dy) in [(V, dv), (K, dk), (Q, dq)] {

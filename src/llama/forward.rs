@@ -53,14 +53,13 @@ impl Block {
         apply(Q, attention_input, q)?;
         apply(K, attention_input, k)?;
         apply(V, attention_input, v)?;
-        rope::forward(q, sequences.positions(), rope, config.head_dim)?;
-        rope::forward(k, sequences.positions(), rope, config.head_dim)?;
+        rope::forward_both(q, k, sequences.positions(), rope, config.head_dim)?;
         attention::forward(q, k, v, sequences, context.heads(), attended, log_sum_exp)?;
         apply(O, attended, middle)?;
-        residual::add(middle, input)?;
 
         let Activations { middle_inv_rms, mlp_input, gate, up, gated, .. } = kept;
-        rmsnorm::forward(middle, &self.post_norm, config.rms_norm_eps, mlp_input, middle_inv_rms)?;
+        let (norm, eps) = (&self.post_norm, config.rms_norm_eps);
+        rmsnorm::forward_residual(middle, input, norm, eps, mlp_input, middle_inv_rms)?;
         apply(Gate, mlp_input, gate)?;
         apply(Up, mlp_input, up)?;
         swiglu::forward(gate, up, gated)?;

@@ -94,9 +94,11 @@ mod cuda {
     use crate::device::{DType, Launch, Tensor};
     use crate::ops::Result;
     use crate::ops::float::kernel_for;
+    use crate::ops::launch::threads;
     use crate::ops::params::EmbeddingParams;
 
-    const THREADS: u32 = 256;
+    /// Most threads a token.
+    const MOST: usize = 512;
 
     pub fn forward(table: &Tensor, ids: &Tensor, y: &Tensor) -> Result<Launch> {
         let kernel = match (table.dtype(), y.dtype()) {
@@ -105,12 +107,13 @@ mod cuda {
             (_, DType::Bf16) => "embedding_forward_f32_bf16",
             _ => "embedding_forward_f32_f32",
         };
-        Ok(Launch::new("embedding", kernel, [ids.len() as u32, 1, 1], THREADS, params(table, ids, y)?))
+        let threads = threads(table.columns().div_ceil(8), MOST);
+        Ok(Launch::new("embedding", kernel, [ids.len() as u32, 1, 1], threads, params(table, ids, y)?))
     }
 
     pub fn backward(dy: &Tensor, ids: &Tensor, dtable: &Tensor) -> Result<Launch> {
         let kernel = kernel_for!(dy.dtype(), "embedding_backward");
-        Ok(Launch::new("embedding", kernel, [ids.len() as u32, 1, 1], THREADS, params(dtable, ids, dy)?))
+        Ok(Launch::new("embedding", kernel, [ids.len() as u32, 1, 1], MOST as u32, params(dtable, ids, dy)?))
     }
 
     fn params(table: &Tensor, ids: &Tensor, y: &Tensor) -> Result<EmbeddingParams> {

@@ -152,8 +152,8 @@ mod cuda {
     use crate::ops::float::kernel_for;
     use crate::ops::params::{self, PoolingParams};
 
-    /// Columns a block, and threads.
-    const COLUMNS: usize = 256;
+    /// Columns a block, eight of them a thread.
+    const COLUMNS: usize = params::KIUNGO_POOLING_COLUMNS as usize;
 
     pub fn forward(h: &Tensor, sequences: &Sequences, pooling: Pooling, y: &Tensor) -> Result<Launch> {
         launch(kernel_for!(h.dtype(), "pooling_forward"), h, sequences, pooling, y)
@@ -175,7 +175,8 @@ mod cuda {
                 Pooling::Last => params::KIUNGO_POOLING_LAST,
             },
         };
-        let grid = [sequences.count() as u32, h.columns().div_ceil(COLUMNS) as u32, 1];
-        Ok(Launch::new("pooling", kernel, grid, COLUMNS as u32, params))
+        // The parts of a sequence are neighbours, so that what runs together reads whole rows.
+        let grid = [(sequences.count() * h.columns().div_ceil(COLUMNS)) as u32, 1, 1];
+        Ok(Launch::new("pooling", kernel, grid, COLUMNS as u32 / 8, params))
     }
 }

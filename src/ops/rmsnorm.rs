@@ -4,8 +4,9 @@
 //!
 //! # Cost and error
 //!
-//! - Cost: forward moves `2 * b * tokens * hidden` bytes, backward `4 * b` an element and half as much again with
-//!   `dweight`, which sums over the tokens in a pass of its own; 4 and about 10 FLOPs an element.
+//! - Cost: forward moves `2 * b * tokens * hidden` bytes, with a residual twice as many, backward `4 * b` an element;
+//!   4 and about 10 FLOPs an element.
+//! - Workspace: backward with `dweight` sums in `4 * hidden` bytes a block, at most 16 blocks a multiprocessor.
 //! - Error: 1e-6, gradients 1e-5; a GPU within 2e-6 of the CPU, and in bf16 at most twice the error of the CPU's
 //!   bf16.
 //!
@@ -34,22 +35,51 @@ use crate::device::{Device, Tensor};
 /// - `weight`: `[hidden]`, f32
 /// - `inv_rms`: `[tokens]`, f32, out: `1 / sqrt(mean(x^2) + eps)`, which the backward pass reads
 pub fn forward(x: &Tensor, weight: &Tensor, eps: f32, y: &mut Tensor, inv_rms: &mut Tensor) -> super::Result {
+    let check = check_forward(x, weight, y, inv_rms)?;
+    match check.device() {
+        Device::Cpu => with_float!(x.dtype(), T => cpu::forward::<T>(
+            x.as_slice()?, weight.as_slice()?, eps, y.as_mut_slice()?, inv_rms.as_mut_slice()?)),
+        Device::Cuda(gpu) if !x.is_empty() => gpu.launch(&cuda::forward(gpu, x, None, weight, eps, y, inv_rms)?)?,
+        Device::Cuda(_) => {}
+    }
+    Ok(())
+}
+
+/// `x += residual`, rounded to its type, then [`forward`] of it: one pass over memory, and the same bytes as
+/// [`residual::add`](super::residual::add) before.
+///
+/// - `x`, `residual`: `[tokens, hidden]`, f32 or bf16, the same type
+pub fn forward_residual(
+    x: &mut Tensor,
+    residual: &Tensor,
+    weight: &Tensor,
+    eps: f32,
+    y: &mut Tensor,
+    inv_rms: &mut Tensor,
+) -> super::Result {
+    let check = check_forward(x, weight, y, inv_rms)?;
+    check.like("residual", residual, x)?;
+    match check.device() {
+        Device::Cpu => {
+            super::residual::add(x, residual)?;
+            forward(x, weight, eps, y, inv_rms)?;
+        }
+        Device::Cuda(gpu) if !x.is_empty() => {
+            gpu.launch(&cuda::forward(gpu, x, Some(residual), weight, eps, y, inv_rms)?)?
+        }
+        Device::Cuda(_) => {}
+    }
+    Ok(())
+}
+
+fn check_forward(x: &Tensor, weight: &Tensor, y: &Tensor, inv_rms: &Tensor) -> super::Result<Check> {
     let check = Check::new("rmsnorm", x);
     let (tokens, hidden) = check.matrix("x", x)?;
     check.dtype("x", x, FLOAT)?;
     check.tensor("weight", weight, &[hidden], F32)?;
     check.like("y", y, x)?;
     check.tensor("inv_rms", inv_rms, &[tokens], F32)?;
-    match check.device() {
-        Device::Cpu => with_float!(x.dtype(), T => cpu::forward::<T>(
-            x.as_slice()?, weight.as_slice()?, eps, y.as_mut_slice()?, inv_rms.as_mut_slice()?)),
-        Device::Cuda(gpu) => {
-            if tokens > 0 {
-                gpu.launch(&cuda::forward(x, weight, eps, y, inv_rms)?)?
-            }
-        }
-    }
-    Ok(())
+    Ok(check)
 }
 
 /// Gradients of [`forward`]: adds to `dx`, and to `dweight` where one is given.
@@ -86,10 +116,9 @@ pub fn backward(
             with_float!(x.dtype(), T => cpu::backward::<T>(
                 dy.as_slice()?, x.as_slice()?, weight.as_slice()?, inv_rms.as_slice()?, dx.as_mut_slice()?, dweight));
         }
-        Device::Cuda(gpu) if tokens > 0 => {
-            gpu.launch(&cuda::backward(dy, x, weight, inv_rms, dx)?)?;
-            if let Some(dweight) = dweight {
-                gpu.launch(&cuda::backward_weight(dy, x, inv_rms, dweight)?)?;
+        Device::Cuda(gpu) if !x.is_empty() => {
+            for launch in cuda::backward(gpu, dy, x, weight, inv_rms, dx, dweight.as_deref())? {
+                gpu.launch(&launch)?;
             }
         }
         Device::Cuda(_) => {}
@@ -146,48 +175,85 @@ pub mod cpu {
 }
 
 mod cuda {
-    use crate::device::{Launch, Tensor};
+    use crate::device::{Gpu, Launch, Tensor};
     use crate::ops::Result;
     use crate::ops::float::kernel_for;
-    use crate::ops::params::{RmsnormBackwardParams, RmsnormForwardParams};
+    use crate::ops::launch::threads;
+    use crate::ops::params::{RmsnormBackwardParams, RmsnormForwardParams, RmsnormPartialsParams};
 
-    /// Threads a row.
-    const THREADS: u32 = 256;
+    /// Columns that a thread holds in registers.
+    const HELD: usize = 16;
+    /// Most threads a row.
+    const MOST: usize = 512;
+    /// Threads that a multiprocessor has registers for.
+    const RESIDENT: [u32; 2] = [1024, 512];
 
-    pub fn forward(x: &Tensor, weight: &Tensor, eps: f32, y: &Tensor, inv_rms: &Tensor) -> Result<Launch> {
+    /// Blocks and threads: as many blocks as run at once, each with many rows.
+    fn grid(gpu: &Gpu, x: &Tensor, resident: u32) -> (u32, u32) {
+        let threads = threads(x.columns().div_ceil(HELD), MOST);
+        ((gpu.multiprocessors() * (resident / threads)).min(x.rows() as u32), threads)
+    }
+
+    pub fn forward(
+        gpu: &Gpu,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        weight: &Tensor,
+        eps: f32,
+        y: &Tensor,
+        inv_rms: &Tensor,
+    ) -> Result<Launch> {
         let params = RmsnormForwardParams {
             x: x.address()?,
+            residual: residual.map_or(Ok(0), |residual| residual.address())?,
             weight: weight.address()?,
             y: y.address()?,
             inv_rms: inv_rms.address()?,
-            hidden: x.columns() as u32,
-            eps,
-        };
-        let kernel = kernel_for!(x.dtype(), "rmsnorm_forward");
-        Ok(Launch::new("rmsnorm", kernel, [x.rows() as u32, 1, 1], THREADS, params))
-    }
-
-    pub fn backward(dy: &Tensor, x: &Tensor, weight: &Tensor, inv_rms: &Tensor, dx: &Tensor) -> Result<Launch> {
-        let params =
-            RmsnormBackwardParams { weight: weight.address()?, dx: dx.address()?, ..operands(dy, x, inv_rms)? };
-        let kernel = kernel_for!(x.dtype(), "rmsnorm_backward");
-        Ok(Launch::new("rmsnorm", kernel, [x.rows() as u32, 1, 1], THREADS, params))
-    }
-
-    pub fn backward_weight(dy: &Tensor, x: &Tensor, inv_rms: &Tensor, dweight: &Tensor) -> Result<Launch> {
-        let params = RmsnormBackwardParams { dweight: dweight.address()?, ..operands(dy, x, inv_rms)? };
-        let kernel = kernel_for!(x.dtype(), "rmsnorm_dweight");
-        Ok(Launch::new("rmsnorm", kernel, [x.columns().div_ceil(32) as u32, 1, 1], 1024, params))
-    }
-
-    fn operands(dy: &Tensor, x: &Tensor, inv_rms: &Tensor) -> Result<RmsnormBackwardParams> {
-        Ok(RmsnormBackwardParams {
-            dy: dy.address()?,
-            x: x.address()?,
-            inv_rms: inv_rms.address()?,
             tokens: x.rows() as u32,
             hidden: x.columns() as u32,
-            ..Default::default()
-        })
+            eps,
+            unused: 0,
+        };
+        let kernel = match residual {
+            Some(_) => kernel_for!(x.dtype(), "rmsnorm_forward_residual"),
+            None => kernel_for!(x.dtype(), "rmsnorm_forward"),
+        };
+        let (blocks, threads) = grid(gpu, x, RESIDENT[0]);
+        Ok(Launch::new("rmsnorm", kernel, [blocks, 1, 1], threads, params))
+    }
+
+    pub fn backward(
+        gpu: &Gpu,
+        dy: &Tensor,
+        x: &Tensor,
+        weight: &Tensor,
+        inv_rms: &Tensor,
+        dx: &Tensor,
+        dweight: Option<&Tensor>,
+    ) -> Result<Vec<Launch>> {
+        let (blocks, threads) = grid(gpu, x, RESIDENT[1]);
+        let hidden = x.columns() as u32;
+        let partials = match dweight {
+            Some(_) => gpu.workspace(blocks as usize * x.columns() * size_of::<f32>())?,
+            None => 0,
+        };
+        let params = RmsnormBackwardParams {
+            dy: dy.address()?,
+            x: x.address()?,
+            weight: weight.address()?,
+            inv_rms: inv_rms.address()?,
+            dx: dx.address()?,
+            partials,
+            tokens: x.rows() as u32,
+            hidden,
+        };
+        let kernel = kernel_for!(x.dtype(), "rmsnorm_backward");
+        let mut launches = vec![Launch::new("rmsnorm", kernel, [blocks, 1, 1], threads, params)];
+        if let Some(dweight) = dweight {
+            let params = RmsnormPartialsParams { partials, dweight: dweight.address()?, rows: blocks, hidden };
+            let grid = [hidden.div_ceil(32), 1, 1];
+            launches.push(Launch::new("rmsnorm", "rmsnorm_add_partials", grid, 1024, params));
+        }
+        Ok(launches)
     }
 }

@@ -8,7 +8,7 @@
 //! - Cost: reads and writes `x`: `2 * b * tokens * heads * head_dim` bytes, 3 FLOPs an element.
 //! - Error: 1e-6; angles are computed in f64 and rounded once. A GPU within 1e-7 of the CPU.
 
-use super::check::{Check, F32, FLOAT, U32};
+use super::check::{Allowed, Check, F32, FLOAT, U32};
 use super::float::with_float;
 use crate::device::{Device, Tensor};
 use std::f64::consts::TAU;
@@ -95,14 +95,36 @@ impl Table {
 /// - `positions`: `[tokens]`, u32, below the table's (an error on the CPU, NaN on CUDA)
 /// - `head_dim`: even, twice the table's columns
 pub fn forward(x: &mut Tensor, positions: &Tensor, table: &Table, head_dim: usize) -> super::Result {
-    turn("rope", x, positions, table, head_dim, Direction::Forward)
+    turn("rope", &mut [x], positions, table, head_dim, Direction::Forward)
+}
+
+/// [`forward`] of queries and keys at once: the same type, each with its own number of heads.
+pub fn forward_both(
+    q: &mut Tensor,
+    k: &mut Tensor,
+    positions: &Tensor,
+    table: &Table,
+    head_dim: usize,
+) -> super::Result {
+    turn("rope", &mut [q, k], positions, table, head_dim, Direction::Forward)
 }
 
 /// Gradient of [`forward`]: turns back, in place.
 ///
 /// - `dx`: `[tokens, heads * head_dim]`, f32 or bf16, in: gradient of the result, out: of the argument
 pub fn backward(dx: &mut Tensor, positions: &Tensor, table: &Table, head_dim: usize) -> super::Result {
-    turn("rope backward", dx, positions, table, head_dim, Direction::Back)
+    turn("rope backward", &mut [dx], positions, table, head_dim, Direction::Back)
+}
+
+/// Gradient of [`forward_both`].
+pub fn backward_both(
+    dq: &mut Tensor,
+    dk: &mut Tensor,
+    positions: &Tensor,
+    table: &Table,
+    head_dim: usize,
+) -> super::Result {
+    turn("rope backward", &mut [dq, dk], positions, table, head_dim, Direction::Back)
 }
 
 /// Which way to turn.
@@ -114,21 +136,27 @@ pub enum Direction {
     Back,
 }
 
+/// At most two tensors.
 fn turn(
     op: &'static str,
-    x: &mut Tensor,
+    xs: &mut [&mut Tensor],
     positions: &Tensor,
     table: &Table,
     head_dim: usize,
     direction: Direction,
 ) -> super::Result {
     let check = Check::new(op, positions);
-    let (tokens, columns) = check.matrix("x", x)?;
-    check.dtype("x", x, FLOAT)?;
+    let (tokens, _) = check.matrix("x", xs[0])?;
+    check.dtype("x", xs[0], FLOAT)?;
     check.tensor("positions", positions, &[tokens], U32)?;
-    check.value(head_dim > 0 && head_dim.is_multiple_of(2) && columns.is_multiple_of(head_dim), || {
-        format!("{columns} columns cannot be cut into heads of {head_dim}, which must be even")
-    })?;
+    let dtype = xs[0].dtype();
+    for x in &*xs {
+        let (_, columns) = check.matrix("x", x)?;
+        check.tensor("x", x, &[tokens, columns], Allowed::Only(dtype))?;
+        check.value(head_dim > 0 && head_dim.is_multiple_of(2) && columns.is_multiple_of(head_dim), || {
+            format!("{columns} columns cannot be cut into heads of {head_dim}, which must be even")
+        })?;
+    }
     check.tensor("table", &table.cos, &[table.positions(), head_dim / 2], F32)?;
     match check.device() {
         Device::Cpu => {
@@ -137,10 +165,13 @@ fn turn(
                 format!("position {last} is beyond the model's {} positions: cut the text", table.positions())
             })?;
             let (cos, sin) = (table.cos.as_slice()?, table.sin.as_slice()?);
-            with_float!(x.dtype(), T => cpu::turn::<T>(
-                x.as_mut_slice()?, columns, positions.as_slice()?, cos, sin, head_dim, direction));
+            for x in xs {
+                let columns = x.columns();
+                with_float!(dtype, T => cpu::turn::<T>(
+                    x.as_mut_slice()?, columns, positions.as_slice()?, cos, sin, head_dim, direction));
+            }
         }
-        Device::Cuda(gpu) if tokens > 0 => gpu.launch(&cuda::turn(x, positions, table, head_dim, direction)?)?,
+        Device::Cuda(gpu) if tokens > 0 => gpu.launch(&cuda::turn(xs, positions, table, head_dim, direction)?)?,
         Device::Cuda(_) => {}
     }
     Ok(())
@@ -184,19 +215,33 @@ mod cuda {
     use crate::device::{Launch, Tensor};
     use crate::ops::Result;
     use crate::ops::float::kernel_for;
+    use crate::ops::launch::threads;
     use crate::ops::params::RopeParams;
 
-    pub fn turn(x: &Tensor, positions: &Tensor, table: &Table, head_dim: usize, way: Direction) -> Result<Launch> {
-        let params = RopeParams {
-            x: x.address()?,
+    /// Most threads a token.
+    const MOST: usize = 512;
+
+    pub fn turn(
+        xs: &[&mut Tensor],
+        positions: &Tensor,
+        table: &Table,
+        head_dim: usize,
+        way: Direction,
+    ) -> Result<Launch> {
+        let mut params = RopeParams {
             positions: positions.address()?,
             cos: table.cos.address()?,
             sin: table.sin.address()?,
-            columns: x.columns() as u32,
             head_dim: head_dim as u32,
             position_count: table.positions() as u32,
             sign: if way == Direction::Forward { 1.0 } else { -1.0 },
+            ..Default::default()
         };
-        Ok(Launch::new("rope", kernel_for!(x.dtype(), "rope"), [x.rows() as u32, 1, 1], 256, params))
+        for (i, x) in xs.iter().enumerate() {
+            (params.x[i], params.columns[i]) = (x.address()?, x.columns() as u32);
+        }
+        let heads: usize = xs.iter().map(|x| x.columns() / head_dim).sum();
+        let threads = threads(heads * (head_dim / 2).div_ceil(8), MOST);
+        Ok(Launch::new("rope", kernel_for!(xs[0].dtype(), "rope"), [positions.len() as u32, 1, 1], threads, params))
     }
 }

@@ -158,7 +158,7 @@ fn lora_uses_room_for_partial_sums_and_the_others_none() {
         let bf16 = |columns: usize| zeros(device, DType::Bf16, &[tokens, columns]);
         let f32s = |shape: &[usize]| zeros(device, DType::F32, shape);
         let (x, weight) = (bf16(64), f32s(&[64]));
-        let (mut y, mut dx, mut inv_rms, mut dweight) = (bf16(64), bf16(64), f32s(&[tokens]), f32s(&[64]));
+        let (mut y, mut dx, mut inv_rms) = (bf16(64), bf16(64), f32s(&[tokens]));
         let (mut q, k, v, mut o, mut dq, mut dk, mut dv) =
             (bf16(256), bf16(128), bf16(128), bf16(256), bf16(256), bf16(128), bf16(128));
         let (mut lse, mut delta) = (f32s(&[tokens, HEADS.query]), f32s(&[tokens, HEADS.query]));
@@ -178,7 +178,7 @@ fn lora_uses_room_for_partial_sums_and_the_others_none() {
             rope::backward(&mut dq, sequences.positions(), &table, HEADS.dim)?;
             lora::backward(&dq, &y, &s, &factors, &mut ds, &mut da, &mut db, Some(&mut dx))?;
             linear::backward_input(&dq, &dense, &mut dx, true)?;
-            rmsnorm::backward(&x, &x, &weight, &inv_rms, &mut dx, Some(&mut dweight))?;
+            rmsnorm::backward(&x, &x, &weight, &inv_rms, &mut dx, None)?;
             swiglu::forward(&k, &v, &mut dk)?;
             residual::add(&mut dk, &v)?;
             pooling::forward(&x, &sequences, Pooling::MeanNoSink, &mut pooled)?;
@@ -187,6 +187,21 @@ fn lora_uses_room_for_partial_sums_and_the_others_none() {
             pooling::backward(&dunit, &sequences, Pooling::MeanNoSink, &mut dx)
         })
     });
+}
+
+#[test]
+fn the_gradient_of_a_norm_uses_a_row_a_block() {
+    // Eight blocks of 64 threads a multiprocessor.
+    uses(
+        "rmsnorm backward",
+        |gpu| 4 * 576 * 8 * gpu.multiprocessors() as usize,
+        |device| {
+            let rows = || zeros(device, DType::F32, &[30, 576]);
+            let (x, dy, mut dx, inv_rms) = (rows(), rows(), rows(), zeros(device, DType::F32, &[30]));
+            let (weight, mut dweight) = (zeros(device, DType::F32, &[576]), zeros(device, DType::F32, &[576]));
+            Box::new(move || rmsnorm::backward(&dy, &x, &weight, &inv_rms, &mut dx, Some(&mut dweight)))
+        },
+    );
 }
 
 #[test]

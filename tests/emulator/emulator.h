@@ -89,6 +89,20 @@ template <class T> T shuffle(T value, unsigned source) {
     collective("shfl", &s, Shuffle<T>::perform);
     return s.result;
 }
+struct Ballot {
+    bool vote;
+    unsigned result;
+    static void perform(void* const* lanes) {
+        unsigned votes = 0;
+        for (int i = 0; i < 32; i++) votes |= (unsigned)static_cast<Ballot*>(lanes[i])->vote << i;
+        for (int i = 0; i < 32; i++) static_cast<Ballot*>(lanes[i])->result = votes;
+    }
+};
+inline unsigned ballot(bool vote) {
+    Ballot b{vote, 0};
+    collective("ballot", &b, Ballot::perform);
+    return b.result;
+}
 inline unsigned lane() {
     const Index t = thread_index(), n = block_size();
     return (t.x + n.x * (t.y + n.y * t.z)) % 32;
@@ -110,6 +124,9 @@ template <class T> T __shfl_down_sync(unsigned, T v, unsigned delta) {
     const unsigned lane = emulator::lane();
     return emulator::shuffle(v, lane + delta < 32 ? lane + delta : lane);
 }
+
+inline unsigned __ballot_sync(unsigned, bool vote) { return emulator::ballot(vote); }
+inline int __ffs(unsigned x) { return __builtin_ffs((int)x); }
 
 struct alignas(8) uint2 { uint32_t x, y; };
 struct alignas(16) uint4 { uint32_t x, y, z, w; };
@@ -139,6 +156,8 @@ inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fsqrt_rn(float x) { return sqrtf(x); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float __expf(float x) { return expf(x); }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return (uint32_t)((uint64_t)a * b >> 32); }
 template <class T> T __ldg(const T* p) { return *p; }

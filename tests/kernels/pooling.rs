@@ -21,8 +21,8 @@ fn forward_and_backward() {
         }
     };
     for pooling in [Pooling::Mean, Pooling::MeanNoSink, Pooling::Last] {
-        for hidden in [8, 300] {
-            compare(&format!("pooling {pooling} {hidden}"), 1e-7, case(&[1, 5, 2, 17], hidden, pooling));
+        for hidden in [8, 300, 520] {
+            compare(&format!("pooling {pooling} {hidden}"), 1e-7, case(&[1, 5, 2, 17, 8], hidden, pooling));
         }
         for hidden in [576, 1536, 4096] {
             let mixed = &[1, 3000, 3, 127, 1, 129, 1000];

@@ -16,10 +16,15 @@ fn forward_and_backward() {
             let (mut forward, mut back) = (run.tensor(&x, &shape), run.tensor(&x, &shape));
             rope::forward(&mut forward, &positions, &table, head_dim).unwrap();
             rope::backward(&mut back, &positions, &table, head_dim).unwrap();
-            vec![forward, back]
+            let k_shape = [tokens, head_dim];
+            let (mut q, mut k) = (run.tensor(&x, &shape), run.tensor(&x[..tokens * head_dim], &k_shape));
+            rope::forward_both(&mut q, &mut k, &positions, &table, head_dim).unwrap();
+            let (mut dq, mut dk) = (run.tensor(&x, &shape), run.tensor(&x[..tokens * head_dim], &k_shape));
+            rope::backward_both(&mut dq, &mut dk, &positions, &table, head_dim).unwrap();
+            vec![forward, back, q, k, dq, dk]
         }
     };
-    for shape in [[1, 1, 2], [5, 3, 64], [7, 9, 6]] {
+    for shape in [[1, 1, 2], [5, 3, 64], [7, 9, 6], [2, 5, 24], [2, 70, 128]] {
         compare(&format!("rope {shape:?}"), 1e-7, case(shape));
     }
     // 576, 1536 and 4096 wide.

@@ -22,3 +22,19 @@ fn forward_and_backward() {
         compare_large(&format!("swiglu {shape:?}"), 1e-6, || case(shape));
     }
 }
+
+#[test]
+fn far_gates_give_no_nan() {
+    let gates = [-1e4f32, -1e3, -200.0, -100.0, -88.0, -60.0, 0.0, 60.0, 88.0, 100.0, 200.0, 1e4];
+    compare("swiglu far", 1e-6, |run| {
+        let ones = run.tensor(&[1.0; 12], &[12]);
+        let gate = run.tensor(&gates, &[12]);
+        let [mut y, mut dgate, mut dup] = [0; 3].map(|_| run.poisoned(&[12]));
+        swiglu::forward(&gate, &ones, &mut y).unwrap();
+        swiglu::backward(&ones, &gate, &ones, &mut dgate, &mut dup).unwrap();
+        for t in [&y, &dgate, &dup] {
+            assert!(t.to_f32().unwrap().iter().all(|v| v.is_finite()), "{:?} on {}", t.to_f32(), run.device);
+        }
+        vec![y, dgate, dup]
+    });
+}
