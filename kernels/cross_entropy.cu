@@ -1,4 +1,4 @@
-// The language-model loss over rows of logits, which become their gradients in place. Sums are double and have a fixed
+// The language-model loss over rows of logits, and their gradients, in place where they are float. Sums are double and have a fixed
 // order, as on the CPU: the loss is a difference of large numbers.
 #include "kernel.cuh"
 #include "tile/reduce.cuh"
@@ -17,14 +17,15 @@ KERNEL(cross_entropy_count, CrossEntropyParams, 1024) {
     if (threadIdx.x == 0) *reinterpret_cast<double*>(p.counted) = count > 1.0 ? count : 1.0;
 }
 
-// z becomes (softmax(z) - onehot(label)) / counted; one block a token. A label beyond the vocabulary gives NaN.
-KERNEL(cross_entropy_rows, CrossEntropyParams, 256) {
+// dz = (softmax(z) - onehot(label)) / counted; one block a token. A label beyond the vocabulary gives NaN.
+template <class T> __device__ __forceinline__ void cross_entropy_rows(const CrossEntropyParams& p) {
     const uint32_t token = p.first + blockIdx.x, label = labels(p)[token];
-    float* z = reinterpret_cast<float*>(p.logits) + (size_t)blockIdx.x * p.vocab;
+    const float* z = reinterpret_cast<const float*>(p.logits) + (size_t)blockIdx.x * p.vocab;
+    T* dz = reinterpret_cast<T*>(p.dlogits) + (size_t)blockIdx.x * p.vocab;
     double* term = reinterpret_cast<double*>(p.terms) + token;
     if (label >= p.vocab) {
         const float value = label == KIUNGO_IGNORE_LABEL ? 0.0f : NAN;
-        for (uint32_t i = threadIdx.x; i < p.vocab; i += blockDim.x) z[i] = value;
+        for (uint32_t i = threadIdx.x; i < p.vocab; i += blockDim.x) dz[i] = from_float<T>(value);
         if (threadIdx.x == 0) *term = value;
         return;
     }
@@ -37,10 +38,13 @@ KERNEL(cross_entropy_rows, CrossEntropyParams, 256) {
     const double counted = *reinterpret_cast<const double*>(p.counted);
     const float scale = (float)(1.0 / (sum * counted)), one = (float)(1.0 / counted);
     for (uint32_t i = threadIdx.x; i < p.vocab; i += blockDim.x) {
-        z[i] = expf(z[i] - top) * scale - (i == label ? one : 0.0f);
+        dz[i] = from_float<T>(expf(z[i] - top) * scale - (i == label ? one : 0.0f));
     }
     if (threadIdx.x == 0) *term = log(sum) - (double)own;
 }
+
+KERNEL(cross_entropy_rows_f32, CrossEntropyParams, 256) { cross_entropy_rows<float>(p); }
+KERNEL(cross_entropy_rows_bf16, CrossEntropyParams, 256) { cross_entropy_rows<bf16>(p); }
 
 // loss = sum of the terms / counted, by one block.
 KERNEL(cross_entropy_loss, CrossEntropyParams, 1024) {

@@ -392,7 +392,8 @@ typedef struct AttentionParams {
 /* cross_entropy.cu: rows of logits, one block a row; the label of a token that is not counted */
 #define KIUNGO_IGNORE_LABEL 0xFFFFFFFFu
 typedef struct CrossEntropyParams {
-    uint64_t logits;   /* float [rows, vocab] of tokens first, first + 1, ..., in place: their gradient */
+    uint64_t logits;   /* float [rows, vocab] of tokens first, first + 1, ... */
+    uint64_t dlogits;  /* T [rows, vocab], their gradient; float takes the place of the logits */
     uint64_t labels;   /* uint32 [tokens] */
     uint64_t counted;  /* double [1]: tokens that are counted, at least 1 */
     uint64_t terms;    /* double [tokens] */

@@ -408,6 +408,7 @@ pub struct AttentionParams {
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
 pub struct CrossEntropyParams {
     pub logits: u64,
+    pub dlogits: u64,
     pub labels: u64,
     pub counted: u64,
     pub terms: u64,

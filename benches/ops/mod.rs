@@ -2,6 +2,7 @@
 
 mod adamw;
 mod attention;
+mod cross_entropy;
 mod embedding;
 mod gemm;
 mod lora;
@@ -19,9 +20,10 @@ type Run = fn(&mut Bench) -> anyhow::Result<()>;
 type Reference = fn(&mut Criterion);
 
 /// Every op that has a benchmark.
-pub const ALL: [(&str, Run); 11] = [
+pub const ALL: [(&str, Run); 12] = [
     ("adamw", adamw::gpu),
     ("attention", attention::gpu),
+    ("cross_entropy", cross_entropy::gpu),
     ("embedding", embedding::gpu),
     ("gemm", gemm::gpu),
     ("lora", lora::gpu),
@@ -35,9 +37,10 @@ pub const ALL: [(&str, Run); 11] = [
 
 /// The CPU references of the ops that are wanted.
 pub fn cpu(criterion: &mut Criterion, wanted: impl Fn(&str) -> bool) {
-    let all: [(&str, Reference); 11] = [
+    let all: [(&str, Reference); 12] = [
         ("adamw", adamw::cpu),
         ("attention", attention::cpu),
+        ("cross_entropy", cross_entropy::cpu),
         ("embedding", embedding::cpu),
         ("gemm", gemm::cpu),
         ("lora", lora::cpu),

@@ -5,8 +5,10 @@
 //!
 //! - Cost: `2 * tokens * h * vocab` FLOPs for the loss, as many for each gradient; a chunk reads the head once a
 //!   product, `b * vocab * h` bytes, and moves its logits three to five times. On a GPU it needs `4 * min(tokens,
-//!   512) * vocab` bytes of the [workspace](crate::device::Gpu::reserve), and 8 a token.
-//! - Error: loss 1e-6, gradients 3e-6, against float64 and PyTorch; a GPU within 2e-6 of the CPU.
+//!   512) * vocab` bytes of the [workspace](crate::device::Gpu::reserve), half as much again where `hidden` is bf16, and
+//!   8 a token.
+//! - Error: loss 1e-6, gradients 3e-6, against float64 and PyTorch; a GPU within 2e-6 of the CPU. Where `hidden` is bf16,
+//!   the logits' gradient is rounded to bf16, as every activation's, so that all products run on tensor cores.
 
 use super::check::{Check, F32, FLOAT, U32};
 use super::float::with_float;
@@ -26,8 +28,8 @@ pub const IGNORE: u32 = super::params::KIUNGO_IGNORE_LABEL;
 /// - `dhidden`: `[tokens, h]`, as `hidden`, out, every row
 /// - `dhead`: `[vocab, h]`, f32, added to
 ///
-/// A GPU holds the logits of 512 tokens at a time, in `8 * tokens + 264 + 2048 * vocab` bytes of the
-/// [workspace](crate::device::Gpu::reserve) at most: 263 MB at the vocabulary of Llama 3.
+/// A GPU holds the logits of 512 tokens at a time: 263 MB at the vocabulary of Llama 3, and their gradient in bf16
+/// another 131 MB.
 pub fn forward_backward(
     hidden: &Tensor,
     head: &Tensor,
@@ -99,7 +101,8 @@ pub mod cpu {
             let rows = i * CHUNK * h..(i * CHUNK + m) * h;
             let (hidden, logits) = (&hidden[rows.clone()], &mut logits[..m * vocab]);
             gemm(Layout::Nt, [m, vocab, h], hidden, &head, logits, false);
-            let terms = logits.par_chunks_mut(vocab).zip(labels).map(|(z, &label)| differentiate(z, label, counted));
+            let terms =
+                logits.par_chunks_mut(vocab).zip(labels).map(|(z, &label)| differentiate::<T>(z, label, counted));
             // Collected before it is summed: the order of a parallel sum depends on the number of threads.
             sum += terms.collect::<Vec<f64>>().iter().sum::<f64>();
             if let Some(dhidden) = &mut dhidden {
@@ -112,8 +115,9 @@ pub mod cpu {
         (sum / counted) as f32
     }
 
-    /// Turns one token's logits into their gradient, `(softmax(z) - onehot(label)) / counted`; returns its loss.
-    fn differentiate(z: &mut [f32], label: u32, counted: f64) -> f64 {
+    /// Turns one token's logits into their gradient, `(softmax(z) - onehot(label)) / counted`, rounded to T; returns its
+    /// loss.
+    fn differentiate<T: Float>(z: &mut [f32], label: u32, counted: f64) -> f64 {
         if label == IGNORE {
             z.fill(0.0);
             return 0.0;
@@ -129,6 +133,7 @@ pub mod cpu {
         let scale = (1.0 / (sum * counted)) as f32;
         z.iter_mut().for_each(|z| *z *= scale);
         z[label] -= (1.0 / counted) as f32;
+        z.iter_mut().for_each(|z| *z = T::from_f32(*z).to_f32());
         sum.ln() - own as f64
     }
 }
@@ -136,6 +141,7 @@ pub mod cpu {
 mod cuda {
     use crate::device::{DType, Gpu, Launch, Tensor};
     use crate::ops::Result;
+    use crate::ops::float::kernel_for;
     use crate::ops::gemm::{Layout, gemm};
     use crate::ops::params::CrossEntropyParams;
 
@@ -146,7 +152,7 @@ mod cuda {
     /// Threads a row of logits.
     const ROW_THREADS: u32 = 256;
 
-    /// Logits are f32, and stay so as they become gradients: the products with them run on ordinary cores.
+    /// Logits are f32; their gradient is of `hidden`'s type, in f32 in their place.
     pub fn forward_backward(
         gpu: &Gpu,
         hidden: &Tensor,
@@ -159,10 +165,17 @@ mod cuda {
         let (tokens, vocab) = (hidden.rows(), head.rows());
         // No op below uses the workspace: it stays ours from the first launch to the last.
         let sums = ((tokens + 1) * size_of::<f64>()).next_multiple_of(256);
-        let counted = gpu.workspace(sums + CHUNK.min(tokens) * vocab * size_of::<f32>())?;
+        let (elements, dtype) = (CHUNK.min(tokens) * vocab, hidden.dtype());
+        let [wide, narrow] = match dtype {
+            DType::F32 => [elements * size_of::<f32>(), 0],
+            _ => [(elements * size_of::<f32>()).next_multiple_of(256), elements * dtype.size()],
+        };
+        let counted = gpu.workspace(sums + wide + narrow)?;
         let logits = counted + sums as u64;
+        let dlogits = if narrow > 0 { logits + wide as u64 } else { logits };
         let params = CrossEntropyParams {
             logits,
+            dlogits,
             labels: labels.address()?,
             counted,
             terms: counted + size_of::<f64>() as u64,
@@ -180,12 +193,14 @@ mod cuda {
             let hidden = rows(gpu, hidden, first, m)?;
             let mut logits = Tensor::borrowed(gpu, logits, DType::F32, &[m, vocab]);
             gemm(Layout::Nt, &hidden, head, &mut logits, false)?;
-            launch("cross_entropy_rows", m, ROW_THREADS, CrossEntropyParams { first: first as u32, ..params })?;
+            let kernel = kernel_for!(dtype, "cross_entropy_rows");
+            launch(kernel, m, ROW_THREADS, CrossEntropyParams { first: first as u32, ..params })?;
+            let dlogits = Tensor::borrowed(gpu, dlogits, dtype, &[m, vocab]);
             if let Some(dhidden) = &dhidden {
-                gemm(Layout::Nn, &logits, head, &mut rows(gpu, dhidden, first, m)?, false)?;
+                gemm(Layout::Nn, &dlogits, head, &mut rows(gpu, dhidden, first, m)?, false)?;
             }
             if let Some(dhead) = &mut dhead {
-                gemm(Layout::Tn, &logits, &hidden, dhead, true)?;
+                gemm(Layout::Tn, &dlogits, &hidden, dhead, true)?;
             }
         }
         Ok(launch("cross_entropy_loss", 1, REDUCE_THREADS, params)?)

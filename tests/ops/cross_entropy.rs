@@ -84,11 +84,12 @@ fn chunks_of_tokens_make_no_difference() {
     assert_close("dhidden", dx.as_slice::<f32>().unwrap(), &one_by_one, 1e-6);
     assert_close("dhead", &dw, &dhead, 1e-5);
 
-    // bf16 operands hold the same values, so only the stored gradient is rounded.
+    // bf16 operands hold the same values; the gradients of logits and of `hidden` are rounded, once each.
     let narrow = |data: &[f32], shape: &[usize]| tensor_as(DType::Bf16, data, shape);
     let (narrow_loss, narrow_dx, narrow_dw) = run(&narrow(&x, &[tokens, h]), &narrow(&w, &[vocab, h]), &targets);
-    assert_eq!((narrow_loss, narrow_dw), (loss, dw));
+    assert_eq!(narrow_loss, loss);
     assert_bf16("dhidden", &narrow_dx, &one_by_one);
+    assert_close("dhead", &narrow_dw, &dhead, 1.0 / 256.0);
     assert_same_for_any_threads("cross_entropy", || {
         let (loss, dx, dw) = run(&tensor(&x, &[tokens, h]), &head, &targets);
         [loss, dx.to_f32().unwrap(), dw].concat()
