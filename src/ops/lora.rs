@@ -82,6 +82,14 @@ pub fn workspace(gpu: &Gpu, tokens: usize, shape: [usize; 2], rank: usize) -> us
     sm80::workspace(gpu, tokens, shape, rank)
 }
 
+/// Bytes of a GPU's [workspace](Gpu::reserve) that [`linear`] and [`backward`] need at most, for a weight and bf16
+/// activations.
+pub fn linear_workspace(gpu: &Gpu, tokens: usize, weight: &Weight, rank: usize) -> usize {
+    let shape = [weight.shape()[0], weight.shape()[1]];
+    let parts: usize = sm80::linear_parts(gpu, tokens, weight, rank).into_iter().sum();
+    parts.max(workspace(gpu, tokens, shape, rank))
+}
+
 /// Adds the adapter's output to `y`.
 ///
 /// - `x`: `[tokens, in]`, f32 or bf16

@@ -27,7 +27,7 @@
 
 use super::check::{Check, F32, FLOAT};
 use super::float::with_float;
-use crate::device::{Device, Tensor};
+use crate::device::{Device, Gpu, Tensor};
 
 /// `y[t, :] = x[t, :] * inv_rms[t] * weight`.
 ///
@@ -80,6 +80,11 @@ fn check_forward(x: &Tensor, weight: &Tensor, y: &Tensor, inv_rms: &Tensor) -> s
     check.like("y", y, x)?;
     check.tensor("inv_rms", inv_rms, &[tokens], F32)?;
     Ok(check)
+}
+
+/// Bytes of a GPU's [workspace](crate::device::Gpu::reserve) that [`backward`] with `dweight` needs at most.
+pub fn workspace(gpu: &Gpu, tokens: usize, hidden: usize) -> usize {
+    cuda::most_blocks(gpu).min(tokens) * hidden * size_of::<f32>()
 }
 
 /// Gradients of [`forward`]: adds to `dx`, and to `dweight` where one is given.
@@ -187,6 +192,11 @@ mod cuda {
     const MOST: usize = 512;
     /// Threads that a multiprocessor has registers for.
     const RESIDENT: [u32; 2] = [1024, 512];
+
+    /// Blocks of the backward pass at most: of the fewest threads.
+    pub fn most_blocks(gpu: &Gpu) -> usize {
+        (gpu.multiprocessors() * (RESIDENT[1] / 32)) as usize
+    }
 
     /// Blocks and threads: as many blocks as run at once, each with many rows.
     fn grid(gpu: &Gpu, x: &Tensor, resident: u32) -> (u32, u32) {

@@ -10,7 +10,6 @@ use crate::device::{DType, Device, DeviceError, Staging, Tensor};
 use crate::llama::Layer;
 use crate::llama::activations::{Activations, Scratch};
 use crate::llama::adapters::StepDropout;
-use crate::llama::config::Projection;
 use crate::llama::encode::Encoder;
 use crate::llama::forward::Context;
 use crate::llama::model::Model;
@@ -297,13 +296,17 @@ impl Trainer {
 /// Makes the workspace as large as the largest batch needs it, so that it grows in no step.
 fn reserve(model: &Model, tokens: usize, pairs: usize, rank: usize) -> Result {
     let Device::Cuda(gpu) = &model.device else { return Ok(()) };
-    let weights = model.blocks.iter().flat_map(|block| block.linear.iter().map(|(_, weight)| weight));
-    let products = weights.map(Weight::workspace_bytes).max().unwrap_or(0);
     // Fewer tokens may need more: their sums are cut into more parts.
-    let adapter = |p| (1..=tokens).map(move |tokens| lora::workspace(gpu, tokens, model.config.shape(p), rank)).max();
-    let adapters = if rank > 0 { Projection::ALL.into_iter().filter_map(adapter).max().unwrap_or(0) } else { 0 };
+    let product = |weight: &Weight| match rank {
+        0 => weight.workspace_bytes(),
+        rank => (1..=tokens).map(|tokens| lora::linear_workspace(gpu, tokens, weight, rank)).max().unwrap_or(0),
+    };
+    // All blocks are alike.
+    let weights = model.blocks.iter().take(1).flat_map(|block| block.linear.iter());
+    let products = weights.map(|(_, weight)| product(weight)).max().unwrap_or(0);
+    let norm = rmsnorm::workspace(gpu, tokens, model.config.hidden_size);
     let loss = infonce::workspace_bytes(pairs, Direction::Both);
-    Ok(gpu.reserve(products.max(adapters).max(loss))?)
+    Ok(gpu.reserve(products.max(norm).max(loss))?)
 }
 
 fn dropout<'a>(settings: &Settings, state: &'a State) -> Option<StepDropout<'a>> {

@@ -79,11 +79,8 @@ pub fn linear(gpu: &Gpu, x: &Tensor, weight: &Weight, factors: &Factors, s: &Ten
     let (rank, dropout) = (factors.a.rows(), dropout_params(factors)?);
     let down = Thin { kernels: DOWN, left: x, right: factors.a, out: s, sizes: [tokens, rank, inputs], dropout };
     // What the two sides of the second product are, behind the dequantised weight and the partial sums.
-    let width = (3 * rank).next_multiple_of(8);
-    let dense = if matches!(weight, Weight::Nf4(_)) { outputs * inputs * DType::Bf16.size() } else { 0 };
-    let first = dense.max(partial_bytes(gpu, down.sizes)).next_multiple_of(ALIGNMENT);
-    let [left_bytes, right_bytes] =
-        [tokens, outputs].map(|n| (n * width * DType::Bf16.size()).next_multiple_of(ALIGNMENT));
+    let width = width(rank);
+    let [first, left_bytes, right_bytes] = linear_parts(gpu, tokens, weight, rank);
     let left = gpu.workspace(first + left_bytes + right_bytes)? + first as u64;
     let right = left + left_bytes as u64;
     down.launch(gpu, dropout.scale, Store::Replace, Some(SplitRows { address: left, width, scale: factors.scale }))?;
@@ -147,6 +144,19 @@ fn parts(gpu: &Gpu, [m, rank, k]: [usize; 3]) -> usize {
     let tiles = m.div_ceil(ROWS) * rank.div_ceil(ranks(rank));
     let wanted = (gpu.multiprocessors() as usize * BLOCKS).div_ceil(tiles.max(1));
     wanted.clamp(1, k.div_ceil(DEPTH).max(1))
+}
+
+/// Columns that the second product of [`linear`] sums over.
+fn width(rank: usize) -> usize {
+    (3 * rank).next_multiple_of(8)
+}
+
+/// What [`linear`] takes of the workspace: for the layer and the partial sums, and for the sides of its second product.
+pub fn linear_parts(gpu: &Gpu, tokens: usize, weight: &Weight, rank: usize) -> [usize; 3] {
+    let [outputs, inputs] = [weight.shape()[0], weight.shape()[1]];
+    let first = weight.workspace_bytes().max(partial_bytes(gpu, [tokens, rank, inputs]));
+    let side = |n: usize| n * width(rank) * DType::Bf16.size();
+    [first, side(tokens), side(outputs)].map(|bytes| bytes.next_multiple_of(ALIGNMENT))
 }
 
 fn partial_bytes(gpu: &Gpu, sizes @ [m, rank, _]: [usize; 3]) -> usize {
