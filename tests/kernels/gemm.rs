@@ -60,6 +60,12 @@ fn check_with(case: Case, devices: &[Device], tile: Option<(&str, usize)>) {
     }
 }
 
+/// Types of the result, and whether it is added to: each of both under a sanitizer, all combinations elsewhere.
+fn outputs() -> &'static [(DType, bool)] {
+    let all = &[(BF16, true), (F32, false), (BF16, false), (F32, true)];
+    if under_sanitizer() { &all[..2] } else { all }
+}
+
 #[test]
 fn tensor_core_tiles_of_every_size_and_layout() {
     for layout in LAYOUTS {
@@ -67,7 +73,7 @@ fn tensor_core_tiles_of_every_size_and_layout() {
             // Rows in memory must be multiples of eight for the tensor cores; m is free but for the transposed layout.
             let sizes =
                 if layout == Layout::Tn { [sizes[0].next_multiple_of(8), sizes[1], sizes[2] - 1] } else { sizes };
-            for (ct, accumulate) in [(BF16, false), (BF16, true), (F32, false), (F32, true)] {
+            for (ct, accumulate) in outputs().iter().copied() {
                 check(Case { layout, sizes, types: [BF16, BF16, ct], accumulate }, &gpus());
             }
         }
@@ -113,22 +119,21 @@ fn a_llama_layer_on_a_gpu() {
     }
 }
 
-/// GPUs of compute capability 9.0.
-fn hoppers() -> Vec<Device> {
-    gpus().into_iter().filter(|d| matches!(d, Device::Cuda(gpu) if gpu.capability() == 90)).collect()
+/// Those of compute capability 9.0.
+fn hoppers(devices: Vec<Device>) -> Vec<Device> {
+    devices.into_iter().filter(|d| matches!(d, Device::Cuda(gpu) if gpu.capability() == 90)).collect()
 }
 
 #[test]
 fn every_hopper_tile_on_odd_shapes() {
-    let hoppers = hoppers();
+    let hoppers = hoppers(gpus());
     if hoppers.is_empty() {
         return;
     }
     for layout in LAYOUTS {
         for sizes in [[1usize, 576, 136], [3, 264, 520], [127, 72, 1032], [129, 576, 200], [264, 520, 72]] {
             let sizes = if layout == Layout::Tn { [sizes[0].next_multiple_of(8), sizes[1], sizes[2]] } else { sizes };
-            let outputs = [(BF16, true), (F32, false), (BF16, false), (F32, true)];
-            for (ct, accumulate) in outputs.into_iter().take(if under_sanitizer() { 2 } else { 4 }) {
+            for (ct, accumulate) in outputs().iter().copied() {
                 for tile in ["256", "192", "128", "64"] {
                     let case = Case { layout, sizes, types: [BF16, BF16, ct], accumulate };
                     check_with(case, &hoppers, Some((tile, 1)));
@@ -146,7 +151,7 @@ fn every_hopper_tile_on_odd_shapes() {
 
 #[test]
 fn two_hundred_products_give_the_same_bytes() {
-    for device in hoppers() {
+    for device in hoppers(fast_gpus()) {
         let mut rng = rng(1);
         let [a, b] = [[1000, 4096], [1536, 4096]]
             .map(|shape| Tensor::from_f32(&device, BF16, normal_bf16(&mut rng, shape[0] * shape[1]), &shape).unwrap());
@@ -157,8 +162,7 @@ fn two_hundred_products_give_the_same_bytes() {
                 c.to_f32().unwrap()
             };
             let first = run();
-            let repeats = if under_sanitizer() { 2 } else { 200 };
-            assert!((1..repeats).all(|_| run() == first), "{tile:?} on {device}");
+            assert!((1..200).all(|_| run() == first), "{tile:?} on {device}");
         }
     }
 }
