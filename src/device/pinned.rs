@@ -72,7 +72,7 @@ pub struct Staging {
 const ALIGNMENT: usize = 16;
 
 impl Staging {
-    /// For `bytes` in [`Staging::bytes`] in each of `steps` steps under way at once.
+    /// For `bytes` bytes ([`Staging::bytes`]) in each of `steps` steps that may be under way at once.
     pub fn new(device: &Device, steps: usize, bytes: usize) -> Result<Staging, DeviceError> {
         let slots = match device {
             Device::Cpu => vec![],

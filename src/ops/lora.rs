@@ -82,7 +82,7 @@ pub fn workspace(gpu: &Gpu, tokens: usize, shape: [usize; 2], rank: usize) -> us
     sm80::workspace(gpu, tokens, shape, rank)
 }
 
-/// Bytes of a GPU's [workspace](Gpu::reserve) that [`linear`] and [`backward`] need at most, for a weight and bf16
+/// Bytes of a GPU's [workspace](Gpu::reserve) that [`linear`](fn@linear) and [`backward`] need at most, for a weight and bf16
 /// activations.
 pub fn linear_workspace(gpu: &Gpu, tokens: usize, weight: &Weight, rank: usize) -> usize {
     let shape = [weight.shape()[0], weight.shape()[1]];

@@ -15,18 +15,31 @@ use kiungo::llama::config::Config;
 use kiungo::llama::model::Base;
 use kiungo::training::batch::{Group, Translations};
 use kiungo::training::plan::Plan;
+use kiungo::training::run::{Event, Go, RunError, run};
 use kiungo::training::settings::{Method, Preset, Settings};
 use kiungo::training::step::{Trainer, UNDER_WAY};
 use std::collections::BTreeMap;
 
 /// The tiny golden model and its pairs, with dropout and a clip.
 fn trainer(device: &Device, compute: DType, method: Method) -> (Trainer, Group) {
+    let (trainer, group, _) = trainer_with(device, compute, method, |_| {});
+    (trainer, group)
+}
+
+/// The same with other settings.
+fn trainer_with(
+    device: &Device,
+    compute: DType,
+    method: Method,
+    change: impl Fn(&mut Settings),
+) -> (Trainer, Group, Settings) {
     let golden = Golden::open("words.safetensors");
     let (mut settings, plan, model) = setup(device, compute, method);
     (settings.dropout, settings.clip) = (0.1, Some(1.0));
+    change(&mut settings);
     let group = group(&golden);
     let translations = Translations::new(&group.pairs);
-    (Trainer::new(model, &settings, &plan, &group, translations).unwrap(), group)
+    (Trainer::new(model, &settings, &plan, &group, translations).unwrap(), group, settings)
 }
 
 fn learned(trainer: &mut Trainer) -> Vec<f32> {
@@ -122,6 +135,46 @@ fn steps_under_way_at_once_give_the_same_bytes() {
         let reports: Vec<f32> = std::iter::from_fn(|| trainer.wait().unwrap()).map(|report| report.loss).collect();
         assert_eq!(reports, losses, "{device}");
         assert!(learned(&mut trainer) == expected, "{device}: other parameters");
+    }
+}
+
+/// A loss that is not finite ends the run, which names the step and its pairs; it and the steps that were under way behind
+/// it change nothing.
+#[test]
+fn a_loss_that_is_not_finite_ends_a_run_and_changes_nothing() {
+    let bits = |trainer: &mut Trainer| learned(trainer).into_iter().map(f32::to_bits).collect::<Vec<_>>();
+    for device in [Device::Cpu].into_iter().chain(gpus()) {
+        for method in [Method::Lora, Method::Full] {
+            let prepared = || {
+                let (mut trainer, group, settings) = trainer_with(&device, DType::F32, method, |settings| {
+                    (settings.shuffle, settings.batch, settings.warmup) = (false, 1, 0);
+                });
+                // A token of the second pair that the first has not, so that step 2 fails.
+                let first = [&group.sources[0][..], &group.targets[0]].concat();
+                let token = *group.sources[1].iter().find(|token| !first.contains(token)).unwrap() as usize;
+                let mut table = trainer.model.embedding.to_vec::<f32>().unwrap();
+                let hidden = trainer.model.embedding.columns();
+                table[token * hidden..(token + 1) * hidden].fill(f32::NAN);
+                trainer.model.embedding.write(&table).unwrap();
+                (trainer, group, settings)
+            };
+            let (mut trainer, group, settings) = prepared();
+            trainer.step(&group, &[0], 0, settings.learning_rate).unwrap();
+            let after_one = bits(&mut trainer);
+
+            let (mut trainer, group, settings) = prepared();
+            let mut steps = 0;
+            let ended = run(&mut trainer, &group, None, &settings, |event| {
+                steps += usize::from(matches!(event, Event::Step(_)));
+                Ok(Go::On)
+            });
+            let what = format!("{method} on {device}");
+            let Err(RunError::NotFinite { step, loss, pairs, .. }) = ended else { panic!("{what}: went on") };
+            assert_eq!((step, steps, pairs.as_str()), (2, 1, "source 1 = target 1"), "{what}");
+            assert!(loss.is_nan(), "{what}: {loss}");
+            while trainer.wait().unwrap().is_some() {}
+            assert!(bits(&mut trainer) == after_one, "{what}: parameters changed after the first step");
+        }
     }
 }
 
