@@ -228,36 +228,44 @@ template <int TOKENS, bool DOUBLE> struct Nf4Few {
         return __fadd_rn(__fmul_rn(map[batch.scale_codes[half] >> i * 8 & 255], batch.absmax[half][0]), offset);
     }
 
+    // The blocks' sums grow side by side, so that no product waits for the one before it.
     static __device__ __forceinline__ void add(float (&total)[TILES][4], const Batch& batch, const Shared& shared,
                                                const Nf4LinearParams& p, uint32_t block0, float offset) {
         const int lane = threadIdx.x % 32, token = lane / 4, quarter = lane % 4;
+        float sum[BLOCKS][TILES][4] = {};
+#pragma unroll
+        for (int step = 0; step < 4; step++) {
+#pragma unroll
+            for (int i = 0; i < BLOCKS; i++) {
+                uint32_t a[4];
+#pragma unroll
+                for (int byte = 0; byte < 2; byte++) {
+                    const uint32_t shift = (step % 2 * 2 + byte) * 8;
+                    const uint32_t low = step < 2 ? batch.codes[0][i].x : batch.codes[0][i].y;
+                    const uint32_t high = step < 2 ? batch.codes[1][i].x : batch.codes[1][i].y;
+                    a[byte * 2] = shared.table.pairs[low >> shift & 255][lane];
+                    a[byte * 2 + 1] = shared.table.pairs[high >> shift & 255][lane];
+                }
+#pragma unroll
+                for (int tile = 0; tile < TILES; tile++) {
+                    const uint32_t k = (block0 + i) * KIUNGO_NF4_BLOCK + quarter * 16 + step * 4;
+                    uint2 x = make_uint2(0, 0);
+                    if (tile * 8 + token < p.m && k < p.k) {
+                        const bf16* of_token = reinterpret_cast<const bf16*>(p.x) + (size_t)(tile * 8 + token) * p.k;
+                        x = *reinterpret_cast<const uint2*>(of_token + k);
+                    }
+                    const uint32_t b[2] = {x.x, x.y};
+                    mma_m16n8k16_bf16(sum[i][tile], a, b);
+                }
+            }
+        }
 #pragma unroll
         for (int i = 0; i < BLOCKS; i++) {
-            if (block0 + i >= p.k / KIUNGO_NF4_BLOCK) break;
-            uint32_t a[4][4];
-#pragma unroll
-            for (int byte = 0; byte < 8; byte++) {
-                const uint32_t shift = byte % 4 * 8;
-                const uint32_t low = byte < 4 ? batch.codes[0][i].x : batch.codes[0][i].y;
-                const uint32_t high = byte < 4 ? batch.codes[1][i].x : batch.codes[1][i].y;
-                a[byte / 2][byte % 2 * 2] = shared.table.pairs[low >> shift & 255][lane];
-                a[byte / 2][byte % 2 * 2 + 1] = shared.table.pairs[high >> shift & 255][lane];
-            }
             const float of_low = scale(batch, 0, i, shared.map, offset), of_high = scale(batch, 1, i, shared.map, offset);
 #pragma unroll
-            for (int tile = 0; tile < TILES; tile++) {
-                uint4 x[2] = {};
-                if (tile * 8 + token < p.m) {
-                    const size_t at = (size_t)(tile * 8 + token) * p.k + (block0 + i) * KIUNGO_NF4_BLOCK + quarter * 16;
-                    x[0] = load_16(reinterpret_cast<const bf16*>(p.x) + at);
-                    x[1] = load_16(reinterpret_cast<const bf16*>(p.x) + at + 8);
-                }
-                const uint32_t b[4][2] = {{x[0].x, x[0].y}, {x[0].z, x[0].w}, {x[1].x, x[1].y}, {x[1].z, x[1].w}};
-                float sum[4] = {};
-#pragma unroll
-                for (int step = 0; step < 4; step++) mma_m16n8k16_bf16(sum, a[step], b[step]);
-#pragma unroll
-                for (int j = 0; j < 4; j++) total[tile][j] = fmaf(j < 2 ? of_low : of_high, sum[j], total[tile][j]);
+            for (int j = 0; j < TILES * 4; j++) {
+                float* to = &total[j / 4][j % 4];
+                *to = fmaf(j % 4 < 2 ? of_low : of_high, sum[i][j / 4][j % 4], *to);
             }
         }
     }

@@ -117,7 +117,7 @@ impl Tile {
                 let from_memory = moved / BYTES * (1.0 + LATENCY_BLOCKS / blocks.min(at_once) as f64);
                 let from_l2 = (down * across * steps * (rows + self.size[1]) * DEPTH * ELEMENT) as f64 / L2_BYTES;
                 let turns = (waves as f64).max(SHARE * beside.min(self.blocks * waves) as f64);
-                let computed = turns * steps.div_ceil(splits) as f64 * self.step;
+                let computed = turns * steps.div_ceil(splits) as f64 * self.step + (waves - 1) as f64 * FINISH;
                 let tile = (rows * self.size[1].min(n)) as f64 / 4096.0;
                 let added = if splits > 1 { ADD * (splits * beside) as f64 * tile } else { 0.0 };
                 START + FINISH + added + from_memory.max(from_l2).max(computed)
@@ -148,7 +148,9 @@ mod tests {
             ([768, 4096, 4096], &["192"]),
             ([512, 4096, 4096], &["128"]),
             ([512, 14336, 4096], &["256"]),
-            ([512, 1024, 4096], &["128x64", "64"]),
+            ([4096, 4096, 64], &["256", "192", "128"]),
+            ([14336, 4096, 128], &["256", "192", "128"]),
+            ([512, 1024, 4096], &["128x64", "64x128", "64"]),
             ([64, 4096, 4096], &["64x64"]),
             ([1, 14336, 4096], &["64x64", "64x128"]),
             ([16, 1024, 4096], &["64x64"]),
