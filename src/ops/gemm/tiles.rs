@@ -109,6 +109,7 @@ impl Tile {
                 const L2_BYTES: f64 = 8.12e6;
                 const SHARE: f64 = 1.19;
                 const FINISH: f64 = 1.67;
+                const WAVE: f64 = 3.0;
                 const ADD: f64 = 0.2;
                 let blocks = down * across * splits;
                 let at_once = multiprocessors * self.blocks;
@@ -117,7 +118,7 @@ impl Tile {
                 let from_memory = moved / BYTES * (1.0 + LATENCY_BLOCKS / blocks.min(at_once) as f64);
                 let from_l2 = (down * across * steps * (rows + self.size[1]) * DEPTH * ELEMENT) as f64 / L2_BYTES;
                 let turns = (waves as f64).max(SHARE * beside.min(self.blocks * waves) as f64);
-                let computed = turns * steps.div_ceil(splits) as f64 * self.step + (waves - 1) as f64 * FINISH;
+                let computed = turns * steps.div_ceil(splits) as f64 * self.step + (waves - 1) as f64 * WAVE;
                 let tile = (rows * self.size[1].min(n)) as f64 / 4096.0;
                 let added = if splits > 1 { ADD * (splits * beside) as f64 * tile } else { 0.0 };
                 START + FINISH + added + from_memory.max(from_l2).max(computed)
