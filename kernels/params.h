@@ -323,17 +323,31 @@ typedef struct CosineParams {
     float min_norm;
 } CosineParams;
 
-/* adamw.cu, 8 elements a thread */
+/* adamw_8bit.cu: elements that share an absmax, and the tables of their moments (src/ops/adamw/maps.rs) */
+#define KIUNGO_ADAMW_BLOCK 256
+#define KIUNGO_ADAMW_FIRST_KEY 13312  /* upper 16 bits of 2^-23 */
+#define KIUNGO_ADAMW_KEYS 2945        /* up to those of 1 */
+
+/* adamw.cu, 8 elements a thread, and adamw_8bit.cu; the factors are those of adamw::Coefficients */
 typedef struct AdamwParams {
-    uint64_t w;
-    uint64_t g;
-    uint64_t m;
+    uint64_t w;         /* W [count], as copy: T; or 0: none */
+    uint64_t g;         /* G [count] */
+    uint64_t m;         /* S or uint8 [count] */
     uint64_t v;
-    uint64_t copy;    /* T, or 0: none */
+    uint64_t copy;
     uint64_t count;
-    uint64_t state;   /* StepState whose factors count, or 0: those below */
-    uint64_t status;  /* StepStatus, or 0: the gradient as it is */
+    uint64_t state;     /* StepState whose factors and step count, or 0: those below */
+    uint64_t status;    /* StepStatus, or 0: the gradient as it is */
+    uint64_t m_absmax;  /* 8-bit: float [ceil(count / 256)] */
+    uint64_t v_absmax;
+    uint64_t tables;    /* 8-bit: float [256] for m, for v; uint32 [KIUNGO_ADAMW_KEYS] for m, for v */
     AdamwFactors factors;
+    uint32_t seed_low;  /* of what is rounded at random, as the two below */
+    uint32_t seed_high;
+    uint32_t stream;
+    uint32_t step;
+    uint32_t copy_is_bf16;
+    uint32_t unused;
 } AdamwParams;
 
 /* infonce.cu and triplet.cu: losses over a similarity matrix */

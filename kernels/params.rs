@@ -5,6 +5,9 @@ pub const KIUNGO_POOLING_COLUMNS: u32 = 512;
 pub const KIUNGO_POOLING_MEAN: u32 = 0;
 pub const KIUNGO_POOLING_MEAN_NO_SINK: u32 = 1;
 pub const KIUNGO_POOLING_LAST: u32 = 2;
+pub const KIUNGO_ADAMW_BLOCK: u32 = 256;
+pub const KIUNGO_ADAMW_FIRST_KEY: u32 = 13312;
+pub const KIUNGO_ADAMW_KEYS: u32 = 2945;
 pub const KIUNGO_IGNORE_LABEL: u32 = 4294967295;
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
@@ -349,7 +352,16 @@ pub struct AdamwParams {
     pub count: u64,
     pub state: u64,
     pub status: u64,
+    pub m_absmax: u64,
+    pub v_absmax: u64,
+    pub tables: u64,
     pub factors: AdamwFactors,
+    pub seed_low: u32,
+    pub seed_high: u32,
+    pub stream: u32,
+    pub step: u32,
+    pub copy_is_bf16: u32,
+    pub unused: u32,
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]

@@ -1,24 +1,42 @@
-//! AdamW over 2^28 weights, the gradient read.
+//! AdamW over 2^28 weights, the gradient read: as torch has it, weights, gradient and moments of one type, and with 8-bit
+//! moments of bf16 weights.
 
 use crate::harness::{Bench, Shape, Work};
 use criterion::Criterion;
 use kiungo::device::{DType, Device, Tensor};
-use kiungo::ops::adamw::{self, AdamW};
+use kiungo::ops::adamw::{self, AdamW, Moments, Precision, Rounding};
 
 pub fn gpu(bench: &mut Bench) -> anyhow::Result<()> {
     let shape = Shape { m: 0, n: 1 << 16, k: 4096 };
-    let g = bench.normal(DType::F32, &[shape.n, shape.k])?;
-    let zeros = |dtype| Tensor::zeros(bench.device(), dtype, &[shape.n, shape.k]);
-    let (mut w, mut m, mut v) = (zeros(DType::F32)?, zeros(DType::F32)?, zeros(DType::F32)?);
-    let work = Work::Bytes(7.0 * g.bytes() as f64);
-    let adamw = AdamW::default();
-    bench.run("adamw", "f32 states", shape, work, || adamw::step(&adamw, 1, &mut w, &g, &mut m, &mut v, None))
+    let dims = [shape.n, shape.k];
+    let variants = [
+        ("f32 states", DType::F32, Precision::F32),
+        ("f32 states, bf16 weights", DType::Bf16, Precision::F32),
+        ("bf16 states", DType::Bf16, Precision::Bf16),
+        ("8-bit states", DType::Bf16, Precision::Blocks8),
+    ];
+    for (name, dtype, precision) in variants {
+        let (mut w, g) = (bench.normal(dtype, &dims)?, bench.normal(dtype, &dims)?);
+        let mut moments = Moments::new(bench.device(), precision, &dims)?;
+        let state: usize = moments.tensors().iter().map(|t| t.bytes()).sum();
+        let work = Work::Bytes((2 * w.bytes() + g.bytes() + 2 * state) as f64);
+        let (adamw, mut t) = (AdamW { lr: 1e-4, ..AdamW::default() }, 0);
+        bench.run("adamw", name, shape, work, || {
+            t += 1;
+            adamw::update(&adamw, t, Rounding::default(), &mut w, &g, &mut moments, None)
+        })?;
+    }
+    Ok(())
 }
 
 pub fn cpu(criterion: &mut Criterion) {
     let zeros = || Tensor::zeros(&Device::Cpu, DType::F32, &[256, 576]);
-    let (Ok(mut w), Ok(g), Ok(mut m), Ok(mut v)) = (zeros(), zeros(), zeros(), zeros()) else { return };
-    let adamw = AdamW::default();
-    criterion
-        .bench_function("adamw f32 256x576", |b| b.iter(|| adamw::step(&adamw, 1, &mut w, &g, &mut m, &mut v, None)));
+    for (name, precision) in [("f32", Precision::F32), ("8-bit", Precision::Blocks8)] {
+        let (Ok(mut w), Ok(g)) = (zeros(), zeros()) else { return };
+        let Ok(mut moments) = Moments::new(&Device::Cpu, precision, &[256, 576]) else { return };
+        let adamw = AdamW::default();
+        criterion.bench_function(&format!("adamw {name} moments 256x576"), |b| {
+            b.iter(|| adamw::update(&adamw, 1, Rounding::default(), &mut w, &g, &mut moments, None))
+        });
+    }
 }

@@ -159,6 +159,12 @@ inline float __fsqrt_rn(float x) { return sqrtf(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __expf(float x) { return expf(x); }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
+    const uint64_t bytes = (uint64_t)y << 32 | x;
+    uint32_t result = 0;
+    for (int i = 0; i < 4; i++) result |= (uint32_t)(bytes >> (selector >> (4 * i) & 7) * 8 & 0xff) << (8 * i);
+    return result;
+}
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return (uint32_t)((uint64_t)a * b >> 32); }
 template <class T> T __ldg(const T* p) { return *p; }
 template <class T> T min(T a, T b) { return b < a ? b : a; }

@@ -1,7 +1,7 @@
-use crate::support::{Golden, assert_close, normal, poisoned_as, rng, tensor, widen};
+use crate::support::{Golden, assert_close, normal, poisoned_as, rng, tensor, tensor_as, widen};
 use half::bf16;
-use kiungo::device::{DType, Tensor};
-use kiungo::ops::adamw::{self, AdamW};
+use kiungo::device::{DType, Device, Tensor};
+use kiungo::ops::adamw::{self, AdamW, Moments, Precision, Rounding, maps};
 
 struct State {
     w: Tensor,
@@ -88,4 +88,101 @@ fn bad_arguments_are_named() {
     let lr = AdamW { lr: f64::NAN, ..default };
     assert_eq!(error(lr, 1, &[0.0; 2]), "adamw: lr is NaN, expected 0 or more");
     assert_eq!(error(default, 1, &[0.0; 3]), "adamw: g has shape [3], expected [2]");
+}
+
+#[test]
+fn the_maps_are_those_of_bitsandbytes() {
+    let golden = Golden::open("dynamic_map.safetensors");
+    for (name, map) in [("signed", maps::first()), ("unsigned", maps::second())] {
+        let expected = golden.f32(name);
+        let other = map.iter().zip(&expected).position(|(a, b)| a.to_bits() != b.to_bits());
+        assert!(other.is_none(), "{name}: {:?}", other.map(|i| (i, map[i], expected[i])));
+    }
+}
+
+/// What kernels do with the tables.
+fn look_up(entries: &[u32], x: f32) -> u32 {
+    let bits = x.clamp(2f32.powi(-23), 1.0).to_bits();
+    let entry = entries[(bits >> 16) as usize - ((2f32.powi(-23).to_bits()) >> 16) as usize];
+    (entry + (bits & 0xffff)) >> 16
+}
+
+#[test]
+fn codes_are_nearest_and_the_tables_find_them() {
+    let [first, second] = maps::entries();
+    let random =
+        normal(&mut rng(1), 20_000).into_iter().map(|x| (x * 4.0).exp2().min(1.0) * 10f32.powi((x as i32) % 7));
+    let near = [maps::first(), maps::second()].into_iter().flatten().flat_map(|v| [*v, v.next_up(), v.next_down()]);
+    let between = [maps::first(), maps::second()].into_iter().flat_map(|map| {
+        map.windows(2).flat_map(|pair| {
+            let middle = (pair[0] + pair[1]) / 2.0;
+            [middle, middle.next_up(), middle.next_down()]
+        })
+    });
+    for x in random.chain(near).chain(between).map(|x| x.clamp(-1.0, 1.0)) {
+        let distance = |map: &[f32; 256], code: u8| (f64::from(map[code as usize]) - f64::from(x)).abs();
+        let nearest = |map: &[f32; 256]| (0..=255).map(|code| distance(map, code)).fold(f64::INFINITY, f64::min);
+        let code = maps::encode_first(x);
+        // A midpoint is rounded to f32.
+        assert!(distance(maps::first(), code) <= nearest(maps::first()) * (1.0 + 1e-4), "{x}: {code}");
+        // What is negative is mirrored at 0, whose code is 127.
+        let positive = look_up(&first, x.abs());
+        assert_eq!(u32::from(code), if x < 0.0 { (254 - positive.min(254)).min(127) } else { positive }, "{x}");
+        if x >= 0.0 {
+            let code = maps::encode_second(x);
+            assert_eq!(u32::from(code), look_up(&second, x), "{x}");
+            assert!(
+                code > 0 && (code == 1 || distance(maps::second(), code) <= nearest(maps::second()) * (1.0 + 1e-4))
+            );
+        }
+    }
+}
+
+/// Weights after `steps` of a gradient that is `noise` around a drift.
+fn trained(w_type: DType, precision: Precision, steps: u32) -> Vec<f32> {
+    const N: usize = 2048;
+    let mut rng = rng(5);
+    let mut w = tensor_as(w_type, &vec![1.0; N], &[N]);
+    let mut moments = Moments::new(&Device::Cpu, precision, &[N]).unwrap();
+    let adamw = AdamW { lr: 1e-4, weight_decay: 0.0, ..AdamW::default() };
+    for t in 1..=steps {
+        let g: Vec<f32> = normal(&mut rng, N).iter().map(|noise| 1.0 + noise).collect();
+        let rounding = Rounding { seed: 1, stream: 0 };
+        adamw::update(&adamw, t, rounding, &mut w, &tensor(&g, &[N]), &mut moments, None).unwrap();
+    }
+    w.to_f32().unwrap()
+}
+
+#[test]
+fn few_bits_move_weights_as_many_do() {
+    let mean = |w: Vec<f32>| w.iter().map(|&w| f64::from(w) - 1.0).sum::<f64>() / w.len() as f64;
+    let steps = 60;
+    let exact = mean(trained(DType::F32, Precision::F32, steps));
+    // A step is 1e-4, of which bf16 beside 1 would keep nothing: it rounds to 2^-8.
+    assert!((-6e-3..-3e-3).contains(&exact), "{exact}");
+    for w_type in [DType::F32, DType::Bf16] {
+        for precision in [Precision::F32, Precision::Bf16, Precision::Blocks8] {
+            let found = mean(trained(w_type, precision, steps));
+            assert!((found / exact - 1.0).abs() < 0.1, "{w_type} weights, moments {precision:?}: {found}, f32 {exact}");
+        }
+    }
+}
+
+#[test]
+fn what_an_update_cannot_take_is_refused() {
+    let n = [4];
+    let mut moments = Moments::new(&Device::Cpu, Precision::Blocks8, &n).unwrap();
+    let (mut w, g) = (tensor_as(DType::Bf16, &[1.0; 4], &n), tensor(&[1.0; 4], &n));
+    let mut update = |w: &mut Tensor, g: &Tensor, copy: Option<&mut Tensor>| {
+        let adamw = AdamW::default();
+        adamw::update(&adamw, 1, Rounding::default(), w, g, &mut moments, copy).unwrap_err().to_string()
+    };
+    let mut copy = tensor(&[0.0; 4], &n);
+    let refused = update(&mut w, &g, Some(&mut copy));
+    assert_eq!(refused, "adamw: a copy of bf16 weights: they are read as they are");
+    assert_eq!(update(&mut w, &tensor(&[1.0; 3], &[3]), None), "adamw: g has shape [3], expected [4]");
+    let mut other = tensor(&[1.0; 3], &[3]);
+    assert_eq!(update(&mut other, &tensor(&[1.0; 3], &[3]), None), "adamw: moments has shape [4], expected [3]");
+    let mut bytes = Tensor::from_slice(&Device::Cpu, &[0u8; 4], &n).unwrap();
+    assert_eq!(update(&mut bytes, &g, None), "adamw: w is u8, expected f32 or bf16");
 }

@@ -1,0 +1,58 @@
+// What AdamW's kernels share: a step's factors, and rounding to bf16 at random, which keeps the small updates that
+// rounding to nearest would lose, on average.
+#pragma once
+#include "kernel.cuh"
+#include "tile/philox.cuh"
+#include "tile/vector.cuh"
+
+struct AdamwStep {
+    AdamwFactors factors;
+    float clip;  // of the gradient
+    uint32_t number;
+    bool stopped;
+};
+
+__device__ __forceinline__ AdamwStep adamw_step(const AdamwParams& p) {
+    const StepState* state = reinterpret_cast<const StepState*>(p.state);
+    const StepStatus* status = reinterpret_cast<const StepStatus*>(p.status);
+    return {state ? state->adamw : p.factors, status ? status->factor : 1.0f, state ? state->step : p.step,
+            status && status->stopped};
+}
+
+// Which of the arrays that a step rounds.
+enum Rounded { WEIGHT = 1, FIRST = 2, SECOND = 3 };
+
+// Sixteen bits for each of elements i..i + 8 (i a multiple of eight), as in src/ops/adamw/rounding.rs. The array's
+// number makes the counter differ from those of dropout.
+__device__ __forceinline__ uint4 rounding_bits(const AdamwParams& p, uint32_t step, Rounded array, uint64_t i) {
+    const uint64_t eight = i / 8;
+    return philox(make_uint4((uint32_t)eight, (uint32_t)(eight >> 32) | (uint32_t)array << 30, p.stream, step),
+                  make_uint2(p.seed_low, p.seed_high));
+}
+
+// A bf16, as float: away from zero with the probability of what is cut off.
+__device__ __forceinline__ float round_at_random(float x, uint32_t sixteen_bits) {
+    return x == x ? __uint_as_float((__float_as_uint(x) + sixteen_bits) & 0xffff0000u) : x;
+}
+
+// Stores eight elements: as they are, or rounded at random.
+template <class Kind>
+__device__ __forceinline__ void store_rounded(Kind kind, float* y, const AdamwParams& p, uint32_t, Rounded, uint64_t i, const Eight& e) {
+    store_eight(kind, y, i, p.count, e);
+}
+template <class Kind>
+__device__ __forceinline__ void store_rounded(Kind kind, bf16* y, const AdamwParams& p, uint32_t step, Rounded array, uint64_t i, const Eight& e) {
+    const uint4 random = rounding_bits(p, step, array, i);
+    const uint32_t words[4] = {random.x, random.y, random.z, random.w};
+    Eight rounded;
+#pragma unroll
+    for (int j = 0; j < 8; j++) rounded.v[j] = round_at_random(e.v[j], j % 2 ? words[j / 2] >> 16 : words[j / 2] & 0xffffu);
+    store_eight(kind, y, i, p.count, rounded);
+}
+
+// A copy of the new weights in the type that the forward pass reads, if one is asked for.
+template <class Kind> __device__ __forceinline__ void store_copy(Kind kind, const AdamwParams& p, uint64_t i, const Eight& w) {
+    if (!p.copy) return;
+    if (p.copy_is_bf16) store_eight(kind, reinterpret_cast<bf16*>(p.copy), i, p.count, w);
+    else store_eight(kind, reinterpret_cast<float*>(p.copy), i, p.count, w);
+}
