@@ -19,8 +19,15 @@ const ROWS: usize = 64;
 const DEPTH: usize = 64;
 /// Rows and columns of a block of the wide ones.
 const WIDE: [usize; 2] = [64, 128];
-/// Blocks a multiprocessor that keep its memory pipes full.
-const BLOCKS: usize = 4;
+/// Blocks of the thin products that a multiprocessor runs at once, as `lora_sm80.cu` promises the compiler.
+fn resident(ranks: usize) -> usize {
+    match ranks {
+        16 => 4,
+        32 => 3,
+        _ => 2,
+    }
+}
+
 /// Threads of a block that adds up.
 const SUM_THREADS: usize = 256;
 
@@ -141,8 +148,10 @@ fn ranks(rank: usize) -> usize {
 
 /// Parts that the sum over `k` is cut into, so that all multiprocessors have work.
 fn parts(gpu: &Gpu, [m, rank, k]: [usize; 3]) -> usize {
-    let tiles = m.div_ceil(ROWS) * rank.div_ceil(ranks(rank));
-    let wanted = (gpu.multiprocessors() as usize * BLOCKS).div_ceil(tiles.max(1));
+    let ranks = ranks(rank);
+    let tiles = m.div_ceil(ROWS) * rank.div_ceil(ranks);
+    // All at once: the last blocks of a second round would leave most of the GPU idle.
+    let wanted = gpu.multiprocessors() as usize * resident(ranks) / tiles.max(1);
     wanted.clamp(1, k.div_ceil(DEPTH).max(1))
 }
 
