@@ -72,18 +72,15 @@ template <int BM, int BN, int BK, int WARPS_M, int WARPS_N, int STAGES> struct G
             const bf16* stage = shared + step % STAGES * STAGE;
 #pragma unroll
             for (int k0 = 0; k0 < BK; k0 += 16) {
-                uint32_t fa[FRAGMENTS_M][4], fb[FRAGMENTS_N / 2][4];
+                uint32_t fa[FRAGMENTS_M][4], fb[FRAGMENTS_N / 2][2][2];
 #pragma unroll
-                for (int i = 0; i < FRAGMENTS_M; i++) fragment<typename A::Swizzled, A_K_MAJOR>(fa[i], stage, warp_m + i * 16, k0);
+                for (int i = 0; i < FRAGMENTS_M; i++) fragment_a<typename A::Swizzled, A_K_MAJOR>(fa[i], stage, warp_m + i * 16, k0);
 #pragma unroll
-                for (int j = 0; j < FRAGMENTS_N / 2; j++) fragment<typename B::Swizzled, B_K_MAJOR>(fb[j], stage + A::ELEMENTS, warp_n + j * 16, k0);
+                for (int j = 0; j < FRAGMENTS_N / 2; j++) fragment_b<typename B::Swizzled, B_K_MAJOR>(fb[j], stage + A::ELEMENTS, warp_n + j * 16, k0);
 #pragma unroll
                 for (int i = 0; i < FRAGMENTS_M; i++) {
 #pragma unroll
-                    for (int j = 0; j < FRAGMENTS_N; j++) {
-                        const uint32_t half[2] = {fb[j / 2][j % 2], fb[j / 2][j % 2 + 2]};
-                        mma_m16n8k16_bf16(sum[i][j], fa[i], half);
-                    }
+                    for (int j = 0; j < FRAGMENTS_N; j++) mma_m16n8k16_bf16(sum[i][j], fa[i], fb[j / 2][j % 2]);
                 }
             }
         }

@@ -116,17 +116,16 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
 #pragma unroll
             for (int k = 0; k < DEPTH; k += 16) {
                 uint32_t a[4];
-                fragment<Activations, !M_MAJOR>(a, left, warp_row, k);
+                fragment_a<Activations, !M_MAJOR>(a, left, warp_row, k);
 #pragma unroll
                 for (int j = 0; j < RANKS / 16; j++) {
-                    uint32_t high[4], low[4];
-                    fragment<typename Right::Tile, FACTOR_K_MAJOR>(high, right.high, j * 16, k);
-                    fragment<typename Right::Tile, FACTOR_K_MAJOR>(low, right.low, j * 16, k);
+                    uint32_t high[2][2], low[2][2];
+                    fragment_b<typename Right::Tile, FACTOR_K_MAJOR>(high, right.high, j * 16, k);
+                    fragment_b<typename Right::Tile, FACTOR_K_MAJOR>(low, right.low, j * 16, k);
 #pragma unroll
                     for (int half = 0; half < 2; half++) {
-                        const uint32_t b_low[2] = {low[half], low[half + 2]}, b_high[2] = {high[half], high[half + 2]};
-                        mma_m16n8k16_bf16(sum[j * 2 + half], a, b_low);
-                        mma_m16n8k16_bf16(sum[j * 2 + half], a, b_high);
+                        mma_m16n8k16_bf16(sum[j * 2 + half], a, low[half]);
+                        mma_m16n8k16_bf16(sum[j * 2 + half], a, high[half]);
                     }
                 }
             }
@@ -206,19 +205,18 @@ template <bool FACTOR_K_MAJOR> struct Wide {
 #pragma unroll 1
             for (uint32_t k = 0; k < RANKS && k0 + k < p.k; k += 16) {
                 uint32_t a_high[4], a_low[4];
-                fragment<typename Left::Tile, true>(a_high, left.high, warp_row, k);
-                fragment<typename Left::Tile, true>(a_low, left.low, warp_row, k);
+                fragment_a<typename Left::Tile, true>(a_high, left.high, warp_row, k);
+                fragment_a<typename Left::Tile, true>(a_low, left.low, warp_row, k);
 #pragma unroll
                 for (int j = 0; j < COLUMNS / 16; j++) {
-                    uint32_t high[4], low[4];
-                    fragment<typename Right::Tile, FACTOR_K_MAJOR>(high, right.high, j * 16, k);
-                    fragment<typename Right::Tile, FACTOR_K_MAJOR>(low, right.low, j * 16, k);
+                    uint32_t high[2][2], low[2][2];
+                    fragment_b<typename Right::Tile, FACTOR_K_MAJOR>(high, right.high, j * 16, k);
+                    fragment_b<typename Right::Tile, FACTOR_K_MAJOR>(low, right.low, j * 16, k);
 #pragma unroll
                     for (int half = 0; half < 2; half++) {
-                        const uint32_t b_low[2] = {low[half], low[half + 2]}, b_high[2] = {high[half], high[half + 2]};
-                        mma_m16n8k16_bf16(sum[j * 2 + half], a_high, b_low);
-                        mma_m16n8k16_bf16(sum[j * 2 + half], a_low, b_high);
-                        mma_m16n8k16_bf16(sum[j * 2 + half], a_high, b_high);
+                        mma_m16n8k16_bf16(sum[j * 2 + half], a_high, low[half]);
+                        mma_m16n8k16_bf16(sum[j * 2 + half], a_low, high[half]);
+                        mma_m16n8k16_bf16(sum[j * 2 + half], a_high, high[half]);
                     }
                 }
             }
