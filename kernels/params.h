@@ -129,7 +129,7 @@ typedef struct GemmParams {
     uint32_t accumulate; /* 1: add to c */
 } GemmParams;
 
-/* nf4_linear.cu, a block 128 outputs */
+/* linear.cu, a block 128 outputs */
 typedef struct Nf4LinearParams {
     uint64_t x;            /* bf16 [m, k] */
     uint64_t codes;        /* uint8 [n, k / 2] */

@@ -5,6 +5,7 @@ mod attention;
 mod cross_entropy;
 mod embedding;
 mod gemm;
+mod linear;
 mod lora;
 mod nf4;
 mod pooling;
@@ -20,12 +21,13 @@ type Run = fn(&mut Bench) -> anyhow::Result<()>;
 type Reference = fn(&mut Criterion);
 
 /// Every op that has a benchmark.
-pub const ALL: [(&str, Run); 12] = [
+pub const ALL: [(&str, Run); 13] = [
     ("adamw", adamw::gpu),
     ("attention", attention::gpu),
     ("cross_entropy", cross_entropy::gpu),
     ("embedding", embedding::gpu),
     ("gemm", gemm::gpu),
+    ("linear", linear::gpu),
     ("lora", lora::gpu),
     ("nf4", nf4::gpu),
     ("pooling", pooling::gpu),
@@ -37,12 +39,13 @@ pub const ALL: [(&str, Run); 12] = [
 
 /// The CPU references of the ops that are wanted.
 pub fn cpu(criterion: &mut Criterion, wanted: impl Fn(&str) -> bool) {
-    let all: [(&str, Reference); 12] = [
+    let all: [(&str, Reference); 13] = [
         ("adamw", adamw::cpu),
         ("attention", attention::cpu),
         ("cross_entropy", cross_entropy::cpu),
         ("embedding", embedding::cpu),
         ("gemm", gemm::cpu),
+        ("linear", linear::cpu),
         ("lora", lora::cpu),
         ("nf4", nf4::cpu),
         ("pooling", pooling::cpu),

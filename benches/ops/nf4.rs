@@ -1,9 +1,8 @@
-//! NF4 of a Llama 3 8B weight: quantise, dequantise, and the linear layer over it.
+//! NF4 of a Llama 3 8B weight: quantise and dequantise.
 
 use crate::harness::{Bench, Shape, Work};
 use criterion::Criterion;
 use kiungo::device::{DType, Device, Tensor};
-use kiungo::ops::linear::{self, Weight};
 use kiungo::ops::nf4::{self, Nf4Tensor};
 
 const OUT: usize = 14336;
@@ -18,17 +17,6 @@ pub fn gpu(bench: &mut Bench) -> anyhow::Result<()> {
         let work = Work::Bytes((x.bytes() + quantized.bytes()) as f64);
         bench.run("nf4", format!("quantize{suffix}"), shape, work, || nf4::quantize(&x, &mut quantized))?;
         bench.run("nf4", format!("dequantize{suffix}"), shape, work, || nf4::dequantize(&quantized, &mut y))?;
-    }
-    let weight = Weight::Nf4(Nf4Tensor::quantize(&x, false)?);
-    for tokens in [1, 16, 64, 512, 4096] {
-        let activations = bench.normal(DType::Bf16, &[tokens, IN])?;
-        let mut y = Tensor::zeros(bench.device(), DType::Bf16, &[tokens, OUT])?;
-        let work = match tokens {
-            0..=64 => Work::Bytes((weight.bytes() + activations.bytes() + y.bytes()) as f64),
-            _ => Work::Flops(2.0 * (tokens * OUT * IN) as f64),
-        };
-        let shape = Shape { m: tokens, n: OUT, k: IN };
-        bench.run("nf4", "linear", shape, work, || linear::forward(&activations, &weight, &mut y))?;
     }
     Ok(())
 }

@@ -92,6 +92,15 @@ def nf4():
         codes, state = functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=double)
         add("nf4", f"quantize{suffix}", (0, n, k), "bitsandbytes", lambda: functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=double))
         add("nf4", f"dequantize{suffix}", (0, n, k), "bitsandbytes", lambda: functional.dequantize_4bit(codes, state))
+
+
+def linear():
+    bnb = optional("bitsandbytes")
+    if bnb is None:
+        return
+    functional = bnb.functional
+    n, k = 14336, 4096
+    weight = normal(n, k)
     codes, state = functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=False)
     dense = torch.empty_like(weight)
 
@@ -102,9 +111,9 @@ def nf4():
     for tokens in (1, 16, 64, 512, 4096):
         x, dy = normal(tokens, k), normal(tokens, n)
         y, dx = torch.empty_like(dy), torch.empty_like(x)
-        add("nf4", "linear", (tokens, n, k), "bitsandbytes", lambda: bnb.matmul_4bit(x, codes.t(), quant_state=state))
-        add("nf4", "linear", (tokens, n, k), "bitsandbytes + cuBLAS", lambda: dequantize_then(lambda: torch.matmul(x, dense.t(), out=y)))
-        add("nf4", "linear dx", (tokens, n, k), "bitsandbytes + cuBLAS", lambda: dequantize_then(lambda: torch.matmul(dy, dense, out=dx)))
+        add("linear", "nf4", (tokens, n, k), "bitsandbytes", lambda: bnb.matmul_4bit(x, codes.t(), quant_state=state))
+        add("linear", "nf4", (tokens, n, k), "bitsandbytes + cuBLAS", lambda: dequantize_then(lambda: torch.matmul(x, dense.t(), out=y)))
+        add("linear", "nf4 dx", (tokens, n, k), "bitsandbytes + cuBLAS", lambda: dequantize_then(lambda: torch.matmul(dy, dense, out=dx)))
 
 
 def rmsnorm():
@@ -180,7 +189,7 @@ def attention():
                 add("attention", "backward", shape, peer, lambda: torch.autograd.grad(o, (q, k, v), d_o, retain_graph=True))
 
 
-OPS = {f.__name__: f for f in (gemm, nf4, rmsnorm, swiglu, rope, adamw, attention)}
+OPS = {f.__name__: f for f in (gemm, nf4, linear, rmsnorm, swiglu, rope, adamw, attention)}
 
 
 def main():

@@ -52,3 +52,24 @@ fn forward_and_backward() {
         }
     }
 }
+
+#[test]
+fn few_tokens_over_nf4() {
+    // Tokens of every fused kernel, at its edges, and one more than the last takes; rows and inputs off its tiles.
+    for [tokens, outputs, inputs] in
+        [[5, 24, 192], [8, 130, 256], [9, 129, 512], [16, 24, 64], [33, 136, 320], [64, 40, 768], [65, 24, 256]]
+    {
+        let mut rng = rng(3);
+        let w = normal_bf16(&mut rng, outputs * inputs);
+        let (x, dy) = (normal_bf16(&mut rng, tokens * inputs), normal_bf16(&mut rng, tokens * outputs));
+        for double in [false, true] {
+            compare(&format!("linear over nf4 {tokens}x{outputs}x{inputs} double {double}"), 1e-6, |run| {
+                let weight = Weight::Nf4(Nf4Tensor::quantize(&run.f32(&w, &[outputs, inputs]), double).unwrap());
+                let (mut y, mut dx) = (run.poisoned(&[tokens, outputs]), run.poisoned(&[tokens, inputs]));
+                linear::forward(&run.tensor(&x, &[tokens, inputs]), &weight, &mut y).unwrap();
+                linear::backward_input(&run.tensor(&dy, &[tokens, outputs]), &weight, &mut dx, false).unwrap();
+                vec![y, dx]
+            });
+        }
+    }
+}

@@ -1,7 +1,6 @@
-use super::{bits, compare};
+use super::bits;
 use crate::support::{gpus, normal, normal_bf16, poisoned_on, rng};
 use kiungo::device::{DType, Device, Tensor};
-use kiungo::ops::linear::{self, Weight};
 use kiungo::ops::nf4::{self, Nf4Tensor, Scales, THRESHOLDS};
 
 /// All bytes of a quantised tensor.
@@ -76,25 +75,4 @@ fn blocks_of_zeros_and_of_extremes() {
     x.extend((0..64).map(|i| if i == 7 { f32::INFINITY } else { 1.0 }));
     check(DType::F32, &x[..192], [3, 64]);
     check(DType::F32, &x[..64], [1, 64]);
-}
-
-#[test]
-fn linear_layers() {
-    // Tokens of every fused kernel, at its edges, and one more than the last takes; rows and inputs off its tiles.
-    for [tokens, outputs, inputs] in
-        [[5, 24, 192], [8, 130, 256], [9, 129, 512], [16, 24, 64], [33, 136, 320], [64, 40, 768], [65, 24, 256]]
-    {
-        let mut rng = rng(3);
-        let w = normal_bf16(&mut rng, outputs * inputs);
-        let (x, dy) = (normal_bf16(&mut rng, tokens * inputs), normal_bf16(&mut rng, tokens * outputs));
-        for double in [false, true] {
-            compare(&format!("nf4 linear {tokens}x{outputs}x{inputs} double {double}"), 1e-6, |run| {
-                let weight = Weight::Nf4(Nf4Tensor::quantize(&run.f32(&w, &[outputs, inputs]), double).unwrap());
-                let (mut y, mut dx) = (run.poisoned(&[tokens, outputs]), run.poisoned(&[tokens, inputs]));
-                linear::forward(&run.tensor(&x, &[tokens, inputs]), &weight, &mut y).unwrap();
-                linear::backward_input(&run.tensor(&dy, &[tokens, outputs]), &weight, &mut dx, false).unwrap();
-                vec![y, dx]
-            });
-        }
-    }
 }

@@ -66,7 +66,7 @@ fn products_run_on_tensor_cores_and_copies_are_wide() {
                     &["HMMA.16816.F32.BF16", "LDSM.16", "LDGSTS.E.BYPASS.128"]
                 }
                 "lora_sm80" if name.contains("thin") || name.contains("wide") => &["HMMA.16816.F32.BF16", "LDSM.16"],
-                "nf4_linear" => &["HMMA.16816.F32.BF16"],
+                "linear" => &["HMMA.16816.F32.BF16"],
                 "nf4" if name.contains("dequantize") => &["STG.E.128"],
                 "nf4" if name.starts_with("nf4_quantize_bf16") => &["LDG.E.128", "STG.E.64"],
                 "rmsnorm" if name == "rmsnorm_add_partials" => &[],

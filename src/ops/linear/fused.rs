@@ -1,4 +1,4 @@
-//! Launches of `nf4_linear.cu`: an NF4 weight and few tokens, without a dequantised copy.
+//! Launches of `linear.cu`: an NF4 weight and few tokens, without a dequantised copy.
 
 use crate::device::{DType, Launch, Tensor};
 use crate::ops::Result;
@@ -22,12 +22,12 @@ struct Kernel {
     double: &'static str,
 }
 
-/// `nf4_linear.cu` knows the stages too.
+/// `linear.cu` knows the stages too.
 const KERNELS: [Kernel; 4] = [
-    Kernel { tokens: 8, stages: 8, plain: "nf4_linear_8", double: "nf4_linear_double_8" },
-    Kernel { tokens: 16, stages: 6, plain: "nf4_linear_16", double: "nf4_linear_double_16" },
-    Kernel { tokens: 32, stages: 4, plain: "nf4_linear_32", double: "nf4_linear_double_32" },
-    Kernel { tokens: 64, stages: 3, plain: "nf4_linear_64", double: "nf4_linear_double_64" },
+    Kernel { tokens: 8, stages: 8, plain: "linear_nf4_8", double: "linear_nf4_double_8" },
+    Kernel { tokens: 16, stages: 6, plain: "linear_nf4_16", double: "linear_nf4_double_16" },
+    Kernel { tokens: 32, stages: 4, plain: "linear_nf4_32", double: "linear_nf4_double_32" },
+    Kernel { tokens: 64, stages: 3, plain: "linear_nf4_64", double: "linear_nf4_double_64" },
 ];
 
 impl Kernel {
@@ -65,6 +65,6 @@ pub fn forward(x: &Tensor, weight: &Nf4Tensor, y: &Tensor) -> Result<Option<Laun
     }
     let name = if double { kernel.double } else { kernel.plain };
     let grid = [outputs.div_ceil(ROWS) as u32, 1, 1];
-    let launch = Launch::new("nf4_linear", name, grid, THREADS, params).shared(kernel.shared_bytes(double) as u32);
+    let launch = Launch::new("linear", name, grid, THREADS, params).shared(kernel.shared_bytes(double) as u32);
     Ok(Some(launch))
 }

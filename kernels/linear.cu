@@ -185,10 +185,10 @@ template <int TOKENS, int STAGES, bool DOUBLE> struct Nf4Linear {
 };
 
 // Up to 8, 16, 32 and 64 tokens. nf4.rs knows the stages.
-#define NF4_LINEAR(tokens, stages)                                                                                  \
-    KERNEL(nf4_linear_##tokens, Nf4LinearParams, THREADS, 1) { Nf4Linear<tokens, stages, false>::run(p); }          \
-    KERNEL(nf4_linear_double_##tokens, Nf4LinearParams, THREADS, 1) { Nf4Linear<tokens, stages, true>::run(p); }
-NF4_LINEAR(8, 8)
-NF4_LINEAR(16, 6)
-NF4_LINEAR(32, 4)
-NF4_LINEAR(64, 3)
+#define LINEAR_NF4(tokens, stages)                                                                                  \
+    KERNEL(linear_nf4_##tokens, Nf4LinearParams, THREADS, 1) { Nf4Linear<tokens, stages, false>::run(p); }          \
+    KERNEL(linear_nf4_double_##tokens, Nf4LinearParams, THREADS, 1) { Nf4Linear<tokens, stages, true>::run(p); }
+LINEAR_NF4(8, 8)
+LINEAR_NF4(16, 6)
+LINEAR_NF4(32, 4)
+LINEAR_NF4(64, 3)
