@@ -33,6 +33,7 @@ use super::Result;
 use super::check::{Allowed, Check, F32, FLOAT};
 use super::float::with_float;
 use super::linear::{self, Weight};
+use super::params::DropoutParams;
 use super::philox::Dropout;
 use super::step::State;
 use crate::device::{Device, Gpu, Tensor};
@@ -56,6 +57,12 @@ impl<'a> Factors<'a> {
     /// An adapter without dropout.
     pub fn new(a: &'a Tensor, b: &'a Tensor, scale: f32) -> Factors<'a> {
         Factors { a, b, scale, dropout: None, state: None }
+    }
+
+    /// What kernels are told of the dropout.
+    fn dropout_params(&self) -> Result<DropoutParams> {
+        let state = self.state.map_or(Ok(0), |state| state.address())?;
+        Ok(DropoutParams { state, ..Dropout::params(self.dropout) })
     }
 
     /// Checks the factors, and returns `[rank, in, out]`.

@@ -4,8 +4,7 @@ use super::{Factors, sm80};
 use crate::device::{Gpu, Launch, Tensor};
 use crate::ops::Result;
 use crate::ops::float::kernel_for;
-use crate::ops::params::{DropoutParams, LoraParams};
-use crate::ops::philox::Dropout;
+use crate::ops::params::LoraParams;
 
 const THREADS: u32 = 256;
 
@@ -86,13 +85,7 @@ fn launch(gpu: &Gpu, product: Product, factors: &Factors, [left, right, out]: [&
         n: n as u32,
         k: k as u32,
         scale: factors.scale,
-        dropout: dropout_params(factors)?,
+        dropout: factors.dropout_params()?,
     };
     Ok(gpu.launch(&Launch::new("lora", kernel, [x as u32, y as u32, 1], THREADS, params))?)
-}
-
-/// What kernels are told of an adapter's dropout.
-pub fn dropout_params(factors: &Factors) -> Result<DropoutParams> {
-    let state = factors.state.map_or(Ok(0), |state| state.address())?;
-    Ok(DropoutParams { state, ..Dropout::params(factors.dropout) })
 }

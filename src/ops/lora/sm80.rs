@@ -4,7 +4,6 @@
 //! adds up in a fixed order.
 
 use super::Factors;
-use super::cuda::dropout_params;
 use crate::device::{DType, Gpu, Launch, Tensor};
 use crate::ops::Result;
 use crate::ops::gemm::cuda::HOPPER;
@@ -43,7 +42,7 @@ pub fn fits(x: &Tensor, columns: [usize; 2]) -> bool {
 
 pub fn forward(gpu: &Gpu, x: &Tensor, factors: &Factors, s: &Tensor, y: &Tensor) -> Result {
     let (tokens, inputs, outputs) = (x.rows(), x.columns(), y.columns());
-    let (rank, dropout) = (factors.a.rows(), dropout_params(factors)?);
+    let (rank, dropout) = (factors.a.rows(), factors.dropout_params()?);
     let down = Thin { kernels: DOWN, left: x, right: factors.a, out: s, sizes: [tokens, rank, inputs], dropout };
     down.launch(gpu, dropout.scale, Store::Replace, None)?;
     wide(gpu, "lora_wide_up", [s, factors.b, y], [tokens, outputs, rank], factors.scale, kept())
@@ -62,7 +61,7 @@ pub fn backward(
     dx: Option<&Tensor>,
 ) -> Result {
     let (tokens, inputs, outputs) = (x.rows(), x.columns(), dy.columns());
-    let (rank, dropout) = (factors.a.rows(), dropout_params(factors)?);
+    let (rank, dropout) = (factors.a.rows(), factors.dropout_params()?);
     let product =
         Thin { kernels: DS, left: dy, right: factors.b, out: ds, sizes: [tokens, rank, outputs], dropout: kept() };
     product.launch(gpu, factors.scale, Store::Replace, None)?;
@@ -83,7 +82,7 @@ pub fn linear(gpu: &Gpu, x: &Tensor, weight: &Weight, factors: &Factors, s: &Ten
     if few || matches!(weight, Weight::Dense(w) if w.dtype() != DType::Bf16) {
         return Ok(false);
     }
-    let (rank, dropout) = (factors.a.rows(), dropout_params(factors)?);
+    let (rank, dropout) = (factors.a.rows(), factors.dropout_params()?);
     let down = Thin { kernels: DOWN, left: x, right: factors.a, out: s, sizes: [tokens, rank, inputs], dropout };
     // What the two sides of the second product are, behind the dequantised weight and the partial sums.
     let width = width(rank);
