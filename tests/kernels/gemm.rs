@@ -56,7 +56,7 @@ fn check_with(case: Case, devices: &[Device], tile: Option<(&str, usize)>) {
         let what = format!("{layout:?} {m}x{n}x{k} {at} {bt} {ct} accumulate {accumulate} {tile:?} on {device}");
         let found = run(device);
         assert_as_good(&what, &found, &textbook, &exact, slack);
-        assert!(found == run(device), "{what}: a second run gave other bytes");
+        assert!(under_sanitizer() || found == run(device), "{what}: a second run gave other bytes");
     }
 }
 
@@ -91,7 +91,8 @@ fn odd_n_and_a_ring_that_wraps() {
 fn any_types_and_alignments_on_ordinary_cores() {
     for layout in LAYOUTS {
         for (i, sizes) in [[1, 1, 1], [3, 5, 7], [65, 67, 33], [1, 130, 17]].into_iter().enumerate() {
-            for types in [[F32, F32, F32], [F32, F32, BF16], [F32, BF16, F32], [BF16, F32, BF16], [BF16, BF16, BF16]] {
+            let types = [[F32, F32, F32], [BF16, BF16, BF16], [F32, F32, BF16], [F32, BF16, F32], [BF16, F32, BF16]];
+            for types in types.into_iter().take(if under_sanitizer() { 2 } else { 5 }) {
                 check(Case { layout, sizes, types, accumulate: i % 2 == 1 }, &gpus());
             }
         }
