@@ -28,12 +28,11 @@ def optional(name):
 
 
 def normal(*shape, dtype=BF16):
-    return torch.randn(*shape, device="cuda", dtype=torch.float32).to(dtype) if len(shape) < 3 else torch.randn(*shape, device="cuda", dtype=dtype)
+    return torch.randn(*shape, device="cuda", dtype=dtype)
 
 
 def time_ms(run, runs=RUNS):
     """Milliseconds on the GPU. The pause lets the host queue the work that is timed."""
-    global FLUSH
     times = []
     for i in range(WARM_UPS + runs):
         FLUSH.sum()
