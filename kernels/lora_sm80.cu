@@ -45,6 +45,11 @@ template <int ROWS, int DEPTH, bool K_MAJOR> struct Factor {
         high[to] = split.high;
         low[to] = split.low;
     }
+    // Both halves of the 16x16 at (row0, k0), as right operands.
+    __device__ __forceinline__ void fragments(uint32_t (&of_high)[2][2], uint32_t (&of_low)[2][2], int row0, int k0) const {
+        fragment_b<Tile, K_MAJOR>(of_high, high, row0, k0);
+        fragment_b<Tile, K_MAJOR>(of_low, low, row0, k0);
+    }
 };
 
 // Zeroes what dropout drops of eight neighbours; the others are scaled when all is summed.
@@ -120,8 +125,7 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
 #pragma unroll
                 for (int j = 0; j < RANKS / 16; j++) {
                     uint32_t high[2][2], low[2][2];
-                    fragment_b<typename Right::Tile, FACTOR_K_MAJOR>(high, right.high, j * 16, k);
-                    fragment_b<typename Right::Tile, FACTOR_K_MAJOR>(low, right.low, j * 16, k);
+                    right.fragments(high, low, j * 16, k);
 #pragma unroll
                     for (int half = 0; half < 2; half++) {
                         mma_m16n8k16_bf16(sum[j * 2 + half], a, low[half]);
@@ -210,8 +214,7 @@ template <bool FACTOR_K_MAJOR> struct Wide {
 #pragma unroll
                 for (int j = 0; j < COLUMNS / 16; j++) {
                     uint32_t high[2][2], low[2][2];
-                    fragment_b<typename Right::Tile, FACTOR_K_MAJOR>(high, right.high, j * 16, k);
-                    fragment_b<typename Right::Tile, FACTOR_K_MAJOR>(low, right.low, j * 16, k);
+                    right.fragments(high, low, j * 16, k);
 #pragma unroll
                     for (int half = 0; half < 2; half++) {
                         mma_m16n8k16_bf16(sum[j * 2 + half], a_high, low[half]);
