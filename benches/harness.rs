@@ -54,6 +54,9 @@ pub struct Row {
     peer_ms: Option<f64>,
     /// Above 1: faster than the peer.
     ratio: Option<f64>,
+    /// Memory of the card in use, GB (1e9 bytes), where the row is of a whole step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_gb: Option<f64>,
     device: String,
     date: String,
 }
@@ -66,6 +69,8 @@ pub struct Bench {
     peers: Vec<Peer>,
     rows: Vec<Row>,
     rng: StdRng,
+    /// Whether steps say where their time goes.
+    pub profile: bool,
 }
 
 impl Bench {
@@ -74,7 +79,7 @@ impl Bench {
         let Device::Cuda(gpu) = device.clone() else { anyhow::bail!("{device} is no GPU") };
         let zeros = |shape: [usize; 2]| Tensor::zeros(&device, DType::Bf16, &shape);
         let flush = [zeros([1, FLUSH[1]])?, zeros(FLUSH)?, zeros([1, FLUSH[0]])?];
-        Ok(Bench { device, gpu, flush, peers, rows: Vec::new(), rng: StdRng::seed_from_u64(1) })
+        Ok(Bench { device, gpu, flush, peers, rows: Vec::new(), rng: StdRng::seed_from_u64(1), profile: false })
     }
 
     pub fn device(&self) -> &Device {
@@ -124,8 +129,20 @@ impl Bench {
                 times.push(ms);
             }
         }
-        times.sort_by(f64::total_cmp);
-        let ms = times[RUNS / 2];
+        self.record(op, variant, shape, work, median(&mut times), None);
+        Ok(())
+    }
+
+    /// Adds a row for what was timed elsewhere.
+    pub fn record(
+        &mut self,
+        op: &'static str,
+        variant: impl Into<String>,
+        shape: Shape,
+        work: Work,
+        ms: f64,
+        memory_gb: Option<f64>,
+    ) {
         let ceiling = ceiling(self.gpu.name());
         let (tflops, tb_s, ceiling_fraction) = match work {
             Work::Flops(flops) => {
@@ -149,12 +166,18 @@ impl Bench {
             peer: peer.map(|p| p.peer.clone()),
             peer_ms: peer.map(|p| p.ms),
             ratio: peer.map(|p| p.ms / ms),
+            memory_gb,
             variant,
             device: self.gpu.name().to_string(),
             date: today(),
         });
-        Ok(())
     }
+}
+
+/// The middle one.
+pub fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
 }
 
 fn driver_error(e: OpError) -> DeviceError {

@@ -1,11 +1,13 @@
 //! Times the ops: on a GPU at the shapes of Llama 3 8B, without one the CPU references at small shapes.
 //!
-//! `cargo bench` runs all, `cargo bench -- gemm` one op, `-- --json FILE` also writes the table as JSON, and
-//! `-- --peers FILE` puts beside it what others took, as `benches/peers/peers.py --json FILE` measured on the same GPU.
+//! `cargo bench` runs all, `cargo bench -- gemm` one op, `-- --json FILE` also writes the table as JSON, `-- --peers FILE`
+//! puts beside it what others took, as `benches/peers/peers.py --json FILE` measured on the same GPU, and `-- --profile`
+//! lists the launches of whole steps with their times.
 //! Method: standard normal data, caches flushed before every run by reading, CUDA events, the median of 21 runs.
 
 mod harness;
 mod ops;
+mod step;
 
 use harness::{Bench, table};
 use kiungo::device::{Device, cuda};
@@ -24,6 +26,7 @@ fn main() -> anyhow::Result<()> {
                 println!("without peers: see benches/peers/README.md");
             }
             let mut bench = Bench::new(device, peers)?;
+            bench.profile = arguments.profile;
             for (op, run) in ops::ALL {
                 if arguments.wants(op) {
                     run(&mut bench)?;
@@ -50,6 +53,7 @@ struct Arguments {
     ops: Vec<String>,
     json: Option<PathBuf>,
     peers: Option<PathBuf>,
+    profile: bool,
 }
 
 impl Arguments {
@@ -59,6 +63,7 @@ impl Arguments {
             match argument.as_str() {
                 // cargo adds it.
                 "--bench" => {}
+                "--profile" => parsed.profile = true,
                 "--json" | "--peers" => {
                     let path = arguments.next().ok_or_else(|| anyhow::anyhow!("{argument} needs a file"))?;
                     *(if argument == "--json" { &mut parsed.json } else { &mut parsed.peers }) = Some(path.into());
@@ -67,7 +72,7 @@ impl Arguments {
                 other => {
                     let names: Vec<&str> = ops::ALL.iter().map(|(name, _)| *name).collect();
                     anyhow::bail!(
-                        "unknown argument {other}: expected --json FILE, --peers FILE, or ops of {}",
+                        "unknown argument {other}: expected --json FILE, --peers FILE, --profile, or ops of {}",
                         names.join(", ")
                     )
                 }

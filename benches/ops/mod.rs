@@ -21,7 +21,7 @@ type Run = fn(&mut Bench) -> anyhow::Result<()>;
 type Reference = fn(&mut Criterion);
 
 /// Every op that has a benchmark.
-pub const ALL: [(&str, Run); 13] = [
+pub const ALL: [(&str, Run); 14] = [
     ("adamw", adamw::gpu),
     ("attention", attention::gpu),
     ("cross_entropy", cross_entropy::gpu),
@@ -35,6 +35,7 @@ pub const ALL: [(&str, Run); 13] = [
     ("rmsnorm", rmsnorm::gpu),
     ("rope", rope::gpu),
     ("swiglu", swiglu::gpu),
+    ("word-step", crate::step::word::gpu),
 ];
 
 /// The CPU references of the ops that are wanted.
