@@ -21,9 +21,15 @@ pub struct Profiler {
     spans: Spans,
 }
 
-/// What was launched, each with an event behind it; None while nobody asks.
+/// What was launched; None while nobody asks.
 #[derive(Clone, Default)]
-pub struct Spans(Arc<Mutex<Option<Vec<(String, CudaEvent)>>>>);
+pub struct Spans(Arc<Mutex<Option<Vec<Span>>>>);
+
+/// A launch, and an event behind it.
+struct Span {
+    label: String,
+    end: CudaEvent,
+}
 
 impl Profiler {
     pub fn new(driver: Driver) -> anyhow::Result<(Profiler, Spans)> {
@@ -34,7 +40,8 @@ impl Profiler {
     fn mark(&self, label: impl FnOnce() -> String) -> Result<(), DeviceError> {
         let mut spans = self.spans.0.lock().unwrap_or_else(|e| e.into_inner());
         let (Some(spans), Some(stream)) = (&mut *spans, self.driver.stream()) else { return Ok(()) };
-        spans.push((label(), event(stream).map_err(|e| device_error(&e.into()))?));
+        let end = event(stream).map_err(|e| device_error(&e.into()))?;
+        spans.push(Span { label: label(), end });
         Ok(())
     }
 }
@@ -65,16 +72,16 @@ impl Spans {
     }
 }
 
-fn table(spans: &[(String, CudaEvent)]) -> anyhow::Result<String> {
+fn table(spans: &[Span]) -> anyhow::Result<String> {
     let mut kinds: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
     let (mut text, mut total) = (String::new(), 0.0);
     for (i, pair) in spans.windows(2).enumerate() {
-        let us = f64::from(pair[0].1.elapsed_ms(&pair[1].1)?) * 1e3;
-        let kind = kinds.entry(&pair[1].0).or_default();
+        let us = f64::from(pair[0].end.elapsed_ms(&pair[1].end)?) * 1e3;
+        let kind = kinds.entry(&pair[1].label).or_default();
         *kind = (kind.0 + 1, kind.1 + us);
         total += us;
         if i < LISTED && spans.len() <= LISTED {
-            writeln!(text, "{i:>5} {us:>9.1} us  {}", pair[1].0)?;
+            writeln!(text, "{i:>5} {us:>9.1} us  {}", pair[1].label)?;
         }
     }
     let mut kinds: Vec<_> = kinds.into_iter().collect();
