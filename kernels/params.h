@@ -403,6 +403,14 @@ typedef struct AttentionParams {
     float scale_log2;          /* scale times log2 e */
 } AttentionParams;
 
+/* attention_sm90.cu */
+typedef struct AttentionSm90Params {
+    TensorMap k;  /* boxes of KIUNGO_ATTENTION_KEYS keys and 64 features */
+    TensorMap v;  /* boxes of 64 keys and 64 features */
+    AttentionParams attention;
+} AttentionSm90Params;
+#define KIUNGO_ATTENTION_KEYS 128
+
 /* cross_entropy.cu: rows of logits, one block a row; the label of a token that is not counted */
 #define KIUNGO_IGNORE_LABEL 0xFFFFFFFFu
 typedef struct CrossEntropyParams {

@@ -8,6 +8,7 @@ pub const KIUNGO_POOLING_LAST: u32 = 2;
 pub const KIUNGO_ADAMW_BLOCK: u32 = 256;
 pub const KIUNGO_ADAMW_FIRST_KEY: u32 = 13312;
 pub const KIUNGO_ADAMW_KEYS: u32 = 2945;
+pub const KIUNGO_ATTENTION_KEYS: u32 = 128;
 pub const KIUNGO_IGNORE_LABEL: u32 = 4294967295;
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
@@ -415,6 +416,23 @@ pub struct AttentionParams {
     pub dim: u32,
     pub scale: f32,
     pub scale_log2: f32,
+}
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct AttentionSm90Params {
+    pub k: TensorMap,
+    pub v: TensorMap,
+    pub attention: AttentionParams,
+}
+impl Default for AttentionSm90Params {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]

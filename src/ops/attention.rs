@@ -81,7 +81,7 @@ pub fn forward(
             q.as_slice()?, k.as_slice()?, v.as_slice()?, sequences, heads, o.as_mut_slice()?, lse.as_mut_slice()?)),
         Device::Cuda(gpu) => {
             let params = cuda::params([q, k, v, o, lse], sequences, heads)?;
-            let kernels = Kernels::choose(&check, gpu.multiprocessors(), q.dtype(), sequences, heads)?;
+            let kernels = Kernels::choose(&check, gpu, q.dtype(), sequences, heads)?;
             gpu.launch(&kernels.forward(params))?;
         }
     }
@@ -141,7 +141,7 @@ pub fn backward(
                 delta: delta.address()?,
                 ..cuda::params([q, k, v, o, lse], sequences, heads)?
             };
-            let kernels = Kernels::choose(&check, gpu.multiprocessors(), q.dtype(), sequences, heads)?;
+            let kernels = Kernels::choose(&check, gpu, q.dtype(), sequences, heads)?;
             for launch in kernels.backward(params).iter().flatten() {
                 gpu.launch(launch)?;
             }

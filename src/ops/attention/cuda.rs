@@ -1,9 +1,11 @@
 //! Which kernels run, and with which tiles.
 
 use super::{AttentionParams, Heads, Sequences};
-use crate::device::{DType, Launch, Tensor};
+use crate::device::{DType, Gpu, Launch, Tensor, TensorMap};
 use crate::ops::Result;
 use crate::ops::check::Check;
+use crate::ops::params::{AttentionSm90Params, KIUNGO_ATTENTION_KEYS};
+use std::mem::offset_of;
 
 const THREADS: u32 = 128;
 /// Sequences up to this length are short: a block of 64 rows reaches few keys before its own.
@@ -11,6 +13,10 @@ const SHORT: usize = 64;
 /// Tokens at which a block of whole sequences begins, at least: fewer would leave too much of its tile empty.
 const LEAST_STEP: u32 = 17;
 const BF16_BYTES: u32 = 2;
+/// The card that `attention_sm90.cu` is for; its instructions are that card's alone.
+const HOPPER: u32 = 90;
+/// Two warpgroups that compute and one that loads.
+const HOPPER_THREADS: u32 = 384;
 
 pub fn params([q, k, v, o, lse]: [&Tensor; 5], sequences: &Sequences, heads: Heads) -> Result<AttentionParams> {
     let group = heads.group() as u32;
@@ -65,6 +71,8 @@ impl Tile {
 struct Tiles {
     /// For long and for short sequences.
     forward: [Tile; 2],
+    /// For long sequences on Hopper.
+    hopper: Tile,
     /// The gradients of the queries, for long and for short sequences.
     queries: [Tile; 2],
     /// The gradients of the keys and values.
@@ -83,6 +91,12 @@ macro_rules! tiles {
                 Tile::new([FORWARD, concat!("attention_forward_", $dim)], $dim, [1, 128], [1, 64]),
                 Tile::new([FORWARD, concat!("attention_forward_short_", $dim)], $dim, [1, 64], [1, 32]),
             ],
+            hopper: Tile::new(
+                ["attention_sm90", concat!("attention_forward_sm90_", $dim)],
+                $dim,
+                [1, 128],
+                [2, KIUNGO_ATTENTION_KEYS],
+            ),
             queries: [
                 Tile::new([BACKWARD, concat!("attention_dq_", $dim)], $dim, [2, 128], $queries),
                 Tile::new([BACKWARD, concat!("attention_dq_short_", $dim)], $dim, [2, 64], [2, 32]),
@@ -101,9 +115,26 @@ const TILES_64: Tiles = tiles!(64, queries [2, 64], keys [[2, 128], [2, 32]]);
 /// The kernels of one call.
 pub enum Kernels {
     /// A block a tile, on tensor cores.
-    Tiles { forward: &'static Tile, backward: Backward },
+    Tiles { forward: Forward, backward: Backward },
     /// A warp for each head of each token: `attention.cu`.
     Warps { forward: &'static str, queries: &'static str, keys: &'static str },
+}
+
+/// On which tensor cores.
+pub enum Forward {
+    Any(&'static Tile),
+    Hopper(&'static Tile),
+}
+
+impl Forward {
+    /// Large tiles, unless the sequences are short or the tiles too few to go round.
+    fn choose(tiles: &'static Tiles, short: bool, gpu: &Gpu, sequences: &Sequences) -> Forward {
+        let boxes = sequences.tokens() >= KIUNGO_ATTENTION_KEYS as usize;
+        match (short, gpu.capability()) {
+            (false, HOPPER) if boxes => Forward::Hopper(&tiles.hopper),
+            _ => Forward::Any(&tiles.forward[usize::from(short)]),
+        }
+    }
 }
 
 /// How tensor cores compute the gradients.
@@ -116,24 +147,18 @@ pub enum Backward {
 
 impl Backward {
     /// Tiles of whole sequences, if the longest leaves a block enough to begin at.
-    fn choose(tiles: &'static Tiles, short: usize, sequences: &Sequences) -> Backward {
+    fn choose(tiles: &'static Tiles, short: bool, sequences: &Sequences) -> Backward {
         let step = |tile: &Tile| (tile.rows + 1).saturating_sub(sequences.max_length() as u32);
         match tiles.whole.iter().find(|tile| step(tile) >= LEAST_STEP) {
             Some(tile) => Backward::Whole { tile, step: step(tile) },
-            None => Backward::Apart { queries: &tiles.queries[short], keys: &tiles.keys },
+            None => Backward::Apart { queries: &tiles.queries[usize::from(short)], keys: &tiles.keys },
         }
     }
 }
 
 impl Kernels {
     /// Tensor cores for bf16 heads of 64 and 128 features, as long as rows can be counted in 32 bits; else warps.
-    pub fn choose(
-        check: &Check,
-        multiprocessors: u32,
-        dtype: DType,
-        sequences: &Sequences,
-        heads: Heads,
-    ) -> Result<Kernels> {
+    pub fn choose(check: &Check, gpu: &Gpu, dtype: DType, sequences: &Sequences, heads: Heads) -> Result<Kernels> {
         let rows = sequences.tokens() * heads.group();
         let countable = rows.saturating_mul(heads.group().max(heads.key_value)) <= u32::MAX as usize;
         let tiles = match heads.dim {
@@ -144,10 +169,10 @@ impl Kernels {
         if dtype != DType::Bf16 || !countable {
             return Kernels::warps(check, dtype, heads.dim);
         }
-        // Large tiles, unless the sequences are short or the tiles too few to go round.
         let blocks = rows.div_ceil(tiles.forward[0].rows as usize) * heads.key_value;
-        let short = usize::from(sequences.max_length() <= SHORT || blocks < multiprocessors as usize);
-        Ok(Kernels::Tiles { forward: &tiles.forward[short], backward: Backward::choose(tiles, short, sequences) })
+        let short = sequences.max_length() <= SHORT || blocks < gpu.multiprocessors() as usize;
+        let forward = Forward::choose(tiles, short, gpu, sequences);
+        Ok(Kernels::Tiles { forward, backward: Backward::choose(tiles, short, sequences) })
     }
 
     fn warps(check: &Check, dtype: DType, dim: usize) -> Result<Kernels> {
@@ -176,7 +201,10 @@ impl Kernels {
     /// `o` and `lse`.
     pub fn forward(&self, params: AttentionParams) -> Launch {
         match self {
-            Kernels::Tiles { forward, .. } => tiles(forward, params.tokens * params.group, forward.rows, params),
+            Kernels::Tiles { forward: Forward::Any(tile), .. } => {
+                tiles(tile, params.tokens * params.group, tile.rows, params)
+            }
+            Kernels::Tiles { forward: Forward::Hopper(tile), .. } => hopper(tile, params),
             Kernels::Warps { forward, .. } => warps(forward, params.query_heads, params),
         }
     }
@@ -202,6 +230,19 @@ impl Kernels {
 fn tiles(tile: &Tile, count: u32, step: u32, params: AttentionParams) -> Launch {
     let blocks = count.div_ceil(step) * params.key_value_heads;
     Launch::new(tile.module, tile.kernel, [blocks, 1, 1], THREADS, params).shared(tile.shared_bytes)
+}
+
+/// The forward pass on Hopper, whose copy engine brings keys and values.
+fn hopper(tile: &Tile, attention: AttentionParams) -> Launch {
+    let AttentionParams { tokens, group, key_value_heads, dim, k, v, .. } = attention;
+    let shape = [tokens as usize, (key_value_heads * dim) as usize];
+    let map = |address, rows| TensorMap { address, shape, block: [rows, 64] };
+    let blocks = (tokens * group).div_ceil(tile.rows) * key_value_heads;
+    let params = AttentionSm90Params { attention, ..Default::default() };
+    Launch::new(tile.module, tile.kernel, [blocks, 1, 1], HOPPER_THREADS, params)
+        .shared(tile.shared_bytes)
+        .tensor_map(offset_of!(AttentionSm90Params, k), map(k, KIUNGO_ATTENTION_KEYS as usize))
+        .tensor_map(offset_of!(AttentionSm90Params, v), map(v, 64))
 }
 
 /// A warp for each token and head.

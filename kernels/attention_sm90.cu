@@ -1,0 +1,185 @@
+// Causal attention, forward, on Hopper's tensor cores, for bf16 heads of 64 and 128 features, over the rows of
+// tile/attention.cuh, after FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608). Two warpgroups hold the queries of 64
+// rows each; one warp of a third only loads: the copy engine fills a ring of stages of K and of V.
+//
+// While the tensor cores multiply one tile's weights by V, and the next tile's keys by the queries, a warpgroup computes
+// the softmax of what has come out, and the two warpgroups drift apart so that one's softmax runs beside the other's
+// products. Budget at 128 features: 64 registers a thread each for o and scores, 32 for weights, of 240; 32 KB of shared
+// memory for queries and two stages of 64 KB: one block a multiprocessor.
+#include "kernel.cuh"
+#include "ptx/tma.cuh"
+#include "ptx/warpgroup.cuh"
+#include "ptx/wgmma.cuh"
+#include "tile/attention.cuh"
+#include "tile/operand.cuh"
+#include "tile/products.cuh"
+#include "tile/softmax.cuh"
+
+constexpr int BM = 128, BN = KIUNGO_ATTENTION_KEYS, STAGES = 2;
+constexpr int CONSUMERS = BM / 64 * 128;  // threads; those from here on load
+
+// A row's 64 features from `panel` * 64 on, as a row of its own: an operand's tile is 64 wide.
+template <class Rows> struct Panel {
+    const Rows& rows;
+    uint32_t panels, panel;
+    __device__ __forceinline__ uint32_t count() const { return rows.count(); }
+    __device__ __forceinline__ uint32_t at(uint32_t row) const { return rows.at(row) * panels + panel; }
+};
+
+// A warpgroup's accumulators as four warps' parts of a product.
+template <int N> using Part = float[1][N / 8][4];
+template <int N> __device__ __forceinline__ float (&flat(Part<N>& c))[N / 2] { return reinterpret_cast<float(&)[N / 2]>(c); }
+
+template <int DIM> struct Stages {
+    using Query = OperandTile<BM, true>;
+    using Key = OperandTile<BN, true>;
+    using Value = OperandTile<DIM, false>;
+    static constexpr int PANELS = DIM / 64, KEYS = BN * DIM;  // elements of a stage
+
+    bf16 *q, *k, *v;
+    Barrier *full_k, *empty_k, *full_v, *empty_v;
+
+    __device__ __forceinline__ void init() const {
+        if (threadIdx.x == 0) {
+            for (int i = 0; i < STAGES; i++) {
+                barrier_init(&full_k[i], 1);
+                barrier_init(&full_v[i], 1);
+                barrier_init(&empty_k[i], CONSUMERS / 32);
+                barrier_init(&empty_v[i], CONSUMERS / 32);
+            }
+            barrier_init_fence();
+        }
+    }
+
+    // One thread: the tiles of keys first, first + BN, ... before `end`.
+    __device__ __forceinline__ void load(const AttentionSm90Params& p, uint32_t head, const Reach& reach) const {
+        Ring<STAGES> at;
+        for (uint32_t key = reach.first; key < reach.end; key += BN, at.advance()) {
+            barrier_wait(&empty_k[at.stage], at.parity ^ 1);
+            barrier_arrive_expecting(&full_k[at.stage], KEYS * sizeof(bf16));
+#pragma unroll
+            for (int panel = 0; panel < PANELS; panel++) {
+                bf16* to = k + at.stage * KEYS + panel * Key::ELEMENTS;
+                Key::template load<1>(to, &p.k, key, head * DIM + panel * 64, &full_k[at.stage], 0);
+            }
+            barrier_wait(&empty_v[at.stage], at.parity ^ 1);
+            barrier_arrive_expecting(&full_v[at.stage], KEYS * sizeof(bf16));
+#pragma unroll
+            for (int part = 0; part < BN / 64; part++) {
+                bf16* to = v + at.stage * KEYS + part * Value::ELEMENTS;
+                Value::template load<1>(to, &p.v, head * DIM, key + part * 64, &full_v[at.stage], 0);
+            }
+        }
+    }
+
+    // Issues s = q k^T.
+    __device__ __forceinline__ void scores(Part<BN>& s, const Ring<STAGES>& at) const {
+        const int row = threadIdx.x / 128 * 64;
+        barrier_wait(&full_k[at.stage], at.parity);
+        wgmma_begin();
+#pragma unroll
+        for (int f = 0; f < DIM; f += 16) {
+            const int panel = f / 64;
+            wgmma<BN, true, true>(flat<BN>(s), Query::descriptor(q + panel * Query::ELEMENTS, row, f % 64),
+                                  Key::descriptor(k + at.stage * KEYS + panel * Key::ELEMENTS, 0, f % 64), f > 0);
+        }
+        wgmma_commit();
+    }
+
+    // Issues o += weights v.
+    __device__ __forceinline__ void values(Part<DIM>& o, const LeftSide<1, BN>& weights, const Ring<STAGES>& at) const {
+        barrier_wait(&full_v[at.stage], at.parity);
+        wgmma_begin();
+#pragma unroll
+        for (int key = 0; key < BN; key += 16) {
+            const bf16* part = v + at.stage * KEYS + key / 64 * Value::ELEMENTS;
+            wgmma_registers<DIM, false>(flat<DIM>(o), weights.pairs[0][key / 16], Value::descriptor(part, 0, key % 64));
+        }
+        wgmma_commit();
+    }
+
+    static __device__ __forceinline__ void release(Barrier* empty, const Ring<STAGES>& at) {
+        if (threadIdx.x % 32 == 0) barrier_arrive(&empty[at.stage]);
+    }
+};
+
+template <int DIM> __device__ __forceinline__ void attention_forward(const AttentionSm90Params& params) {
+    const AttentionParams& p = params.attention;
+    __shared__ Barrier barriers[4 * STAGES];
+    DYNAMIC_SHARED(bf16, q);
+    using All = Stages<DIM>;
+    bf16 *k = q + BM * DIM, *v = k + STAGES * All::KEYS;
+    const All stages{q, k, v, barriers, barriers + STAGES, barriers + 2 * STAGES, barriers + 3 * STAGES};
+    stages.init();
+    __syncthreads();
+    // Later tokens have more keys: the longest work first.
+    const uint32_t head = blockIdx.x % p.key_value_heads, row0 = (gridDim.x - 1 - blockIdx.x) / p.key_value_heads * BM;
+    const QueryRows rows{p, head};
+    const Reach reach = keys_seen(rows, row0, BM);
+    if (threadIdx.x >= CONSUMERS) {
+        fewer_registers<24>();
+        if (threadIdx.x == CONSUMERS) stages.load(params, head, reach);
+        return;
+    }
+    more_registers<240>();
+#pragma unroll
+    for (uint32_t panel = 0; panel < All::PANELS; panel++) {
+        const Panel<QueryRows> part{rows, All::PANELS, panel};
+        copy_rows<64, BM, CONSUMERS>(q + panel * BM * 64, part, row0, p.q);
+    }
+    cp_async_commit();
+    cp_async_wait<0>();
+    async_proxy_fence();  // tensor cores read what these threads wrote
+    named_barrier(1, CONSUMERS);
+
+    const uint32_t warp = warp_row<1>(), first = row0 + warp;
+    OnlineSoftmax<1> softmax;
+    float shrink[2];
+    Part<BN> s;
+    Part<DIM> o = {};
+    const auto weigh = [&](uint32_t key) {
+        if (!reach.all(key, BN)) Visible<1>::keys(rows, first).mask(s, key, -INFINITY);
+#pragma unroll
+        for (int row = 0; row < 2; row++) shrink[row] = softmax.weigh(row, s, p.scale_log2);
+    };
+    Ring<STAGES> at, before;
+    stages.scores(s, at);
+    wgmma_wait<0>();
+    keep(flat<BN>(s));
+    All::release(stages.empty_k, at);
+    weigh(reach.first);
+    LeftSide<1, BN> weights(s);
+    at.advance();
+    for (uint32_t key = reach.first + BN; key < reach.end; key += BN) {
+        stages.scores(s, at);
+        stages.values(o, weights, before);
+        wgmma_wait<1>();
+        keep(flat<BN>(s));
+        All::release(stages.empty_k, at);
+        weigh(key);
+        wgmma_wait<0>();
+        keep(flat<DIM>(o));
+        All::release(stages.empty_v, before);
+#pragma unroll
+        for (int row = 0; row < 2; row++) softmax.scale_row(row, o, shrink[row]);
+        weights = LeftSide<1, BN>(s);
+        before = at;
+        at.advance();
+    }
+    stages.values(o, weights, before);
+    wgmma_wait<0>();
+    keep(flat<DIM>(o));
+
+    finish(rows, first, softmax, o);
+    named_barrier(1, CONSUMERS);  // all products that read q are done
+#pragma unroll
+    for (uint32_t panel = 0; panel < All::PANELS; panel++) {
+        float part[1][8][4];
+#pragma unroll
+        for (int i = 0; i < 32; i++) part[0][i / 4][i % 4] = o[0][panel * 8 + i / 4][i % 4];
+        store_rows<64, 1>(part, q + panel * BM * 64, warp, p.o, Panel<QueryRows>{rows, All::PANELS, panel}, first);
+    }
+}
+
+KERNEL(attention_forward_sm90_128, AttentionSm90Params, CONSUMERS + 128, 1) { attention_forward<128>(p); }
+KERNEL(attention_forward_sm90_64, AttentionSm90Params, CONSUMERS + 128, 1) { attention_forward<64>(p); }
