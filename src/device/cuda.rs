@@ -1,6 +1,7 @@
 //! The CUDA driver as an [`Executor`]: a stream, its own or a caller's, and the kernels built into this binary.
 
-use super::{DeviceError, Executor, Launch, TensorMap};
+use super::graph::Graph;
+use super::{DeviceError, Executor, Launch, Recording, TensorMap};
 use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
@@ -89,7 +90,7 @@ fn version(v: i32) -> String {
     format!("{}.{}", v / 1000, v % 1000 / 10)
 }
 
-fn failed(call: impl Into<String>, e: impl std::fmt::Display) -> DeviceError {
+pub(super) fn failed(call: impl Into<String>, e: impl std::fmt::Display) -> DeviceError {
     DeviceError::Driver { call: call.into(), message: e.to_string() }
 }
 
@@ -415,6 +416,14 @@ impl Executor for Driver {
 
     fn synchronize(&self) -> Result<(), DeviceError> {
         self.stream.synchronize().map_err(|e| failed("cuStreamSynchronize (a kernel before it failed)", e))
+    }
+
+    fn record(
+        &self,
+        work: &mut dyn FnMut() -> Result<(), DeviceError>,
+    ) -> Result<Option<Box<dyn Recording>>, DeviceError> {
+        self.bind()?;
+        Ok(Some(Box::new(Graph::record(&self.stream, work)?)))
     }
 
     fn time(&self, work: &mut dyn FnMut() -> Result<(), DeviceError>) -> Result<f64, DeviceError> {

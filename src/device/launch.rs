@@ -76,6 +76,14 @@ impl Launch {
     }
 }
 
+/// Launches, copies and fills that were recorded once, with their arguments.
+///
+/// What they use must still be there when they are replayed.
+pub trait Recording: Send {
+    /// Runs them all, in order with what is launched before and after, and returns at once.
+    fn replay(&self) -> Result<(), DeviceError>;
+}
+
 /// Something that runs CUDA kernels on memory of its own, in the order they are launched.
 ///
 /// Addresses are device addresses. An executor frees nothing while kernels that use it may still run.
@@ -114,6 +122,17 @@ pub trait Executor: Send + Sync {
     fn finished(&self) -> Result<bool, DeviceError>;
     /// Waits for everything launched so far.
     fn synchronize(&self) -> Result<(), DeviceError>;
+    /// Records what `work` launches, copies and fills on the device, and runs none of it. `work` must do nothing else
+    /// there: neither allocate nor wait, nor launch a kernel for the first time.
+    ///
+    /// None, and `work` is not called, where there is no recording; that is this default.
+    fn record(
+        &self,
+        work: &mut dyn FnMut() -> Result<(), DeviceError>,
+    ) -> Result<Option<Box<dyn Recording>>, DeviceError> {
+        let _ = work;
+        Ok(None)
+    }
     /// Milliseconds from the start to the end of what `work` launches. This default times on the host.
     fn time(&self, work: &mut dyn FnMut() -> Result<(), DeviceError>) -> Result<f64, DeviceError> {
         self.synchronize()?;

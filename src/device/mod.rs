@@ -26,13 +26,14 @@
 pub mod cpu;
 pub mod cuda;
 mod error;
+mod graph;
 mod launch;
 mod pinned;
 mod slices;
 mod tensor;
 
 pub use error::DeviceError;
-pub use launch::{Executor, Gpu, Launch, TensorMap};
+pub use launch::{Executor, Gpu, Launch, Recording, TensorMap};
 pub use pinned::{Pinned, Staging};
 pub use slices::{Borrowed, BorrowedMut};
 pub use tensor::{DType, Element, Tensor};

@@ -453,6 +453,23 @@ impl Tensor {
         self.fill_byte(0)
     }
 
+    /// Sets the bytes of some rows to zero.
+    pub fn zero_rows(&mut self, rows: std::ops::Range<usize>) -> Result<(), DeviceError> {
+        if rows.end > self.rows() || rows.start > rows.end {
+            return Err(DeviceError::Length { what: "zero_rows", expected: self.rows(), found: rows.end });
+        }
+        let row = self.columns() * self.dtype.size();
+        let (at, bytes) = (rows.start * row, rows.len() * row);
+        match &mut self.storage {
+            Storage::Host(host) => {
+                host.bytes_mut()[at..at + bytes].fill(0);
+                Ok(())
+            }
+            Storage::Gpu(_) if bytes == 0 => Ok(()),
+            Storage::Gpu(a) => a.gpu.fill(a.address + at as u64, 0, bytes),
+        }
+    }
+
     /// Sets every byte; 0xFF makes every f32 and bf16 a NaN, which is how tests poison outputs.
     pub fn fill_byte(&mut self, byte: u8) -> Result<(), DeviceError> {
         let bytes = self.bytes();

@@ -70,6 +70,12 @@ pub struct Adapted<'a> {
 }
 
 impl Adapters {
+    /// All factors.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        let factors = self.blocks.values().flat_map(|block| block.iter().filter_map(|(_, lora)| lora.as_ref()));
+        factors.flat_map(|lora| [&lora.a, &lora.b])
+    }
+
     /// What a block's passes need, or None for a block without adapters.
     pub fn of_block<'a>(&'a self, block: usize, dropout: Option<StepDropout<'a>>) -> Option<Adapted<'a>> {
         let factors = self.blocks.get(&block)?;

@@ -103,12 +103,17 @@ impl Model {
 
     /// Bytes of all weights.
     pub fn bytes(&self) -> usize {
-        let blocks = self.blocks.iter().map(|b| {
-            let linear: usize = b.linear.iter().map(|(_, w)| w.bytes()).sum();
-            linear + b.input_norm.bytes() + b.post_norm.bytes()
+        self.tensors().map(Tensor::bytes).sum()
+    }
+
+    /// All weights.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        let blocks = self.blocks.iter().flat_map(|b| {
+            let linear = b.linear.iter().flat_map(|(_, w)| w.tensors());
+            linear.chain([&b.input_norm, &b.post_norm])
         });
         let others = [self.final_norm.as_ref(), self.head.as_ref(), Some(&self.embedding)];
-        blocks.sum::<usize>() + others.into_iter().flatten().map(Tensor::bytes).sum::<usize>()
+        blocks.chain(others.into_iter().flatten())
     }
 }
 

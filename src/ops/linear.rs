@@ -64,6 +64,29 @@ impl Weight {
         }
     }
 
+    /// What it is held in.
+    pub fn tensors(&self) -> Vec<&Tensor> {
+        match self {
+            Weight::Dense(w) => vec![w],
+            Weight::Nf4(w) => w.tensors(),
+        }
+    }
+
+    /// Dequantises a 4-bit weight to bf16 for good, with the values that it is computed with; true if it was one.
+    ///
+    /// On the CPU, whose products are f32, it stays as it is.
+    pub fn expand(&mut self) -> Result<bool> {
+        let Weight::Nf4(codes) = self else { return Ok(false) };
+        let device = codes.codes.device();
+        if device.is_cpu() {
+            return Ok(false);
+        }
+        let mut dense = Tensor::uninitialized(&device, DType::Bf16, &codes.shape)?;
+        dequantize(codes, &mut dense)?;
+        *self = Weight::Dense(dense);
+        Ok(true)
+    }
+
     /// Bytes of the [workspace](crate::device::Gpu::reserve) that its products need at most.
     pub fn workspace_bytes(&self) -> usize {
         match self {

@@ -150,13 +150,15 @@ impl Nf4Tensor {
 
     /// Bytes of codes and scales.
     pub fn bytes(&self) -> usize {
-        let scales = match &self.scales {
-            Scales::Plain { absmax } => absmax.bytes(),
-            Scales::Double { codes, nested, map, offset } => {
-                codes.bytes() + nested.bytes() + map.bytes() + offset.bytes()
-            }
-        };
-        self.codes.bytes() + scales
+        self.tensors().into_iter().map(Tensor::bytes).sum()
+    }
+
+    /// Codes and scales.
+    pub fn tensors(&self) -> Vec<&Tensor> {
+        match &self.scales {
+            Scales::Plain { absmax } => vec![&self.codes, absmax],
+            Scales::Double { codes, nested, map, offset } => vec![&self.codes, codes, nested, map, offset],
+        }
     }
 
     /// The whole matrix on the host, exact: `LEVELS[code] * absmax` in f32. For tests and merges.

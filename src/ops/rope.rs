@@ -64,6 +64,11 @@ pub struct Table {
 }
 
 impl Table {
+    /// Cosines and sines.
+    pub fn tensors(&self) -> [&Tensor; 2] {
+        [&self.cos, &self.sin]
+    }
+
     /// Positions `0..positions`; the frequencies come from [`inverse_frequencies`].
     pub fn new(device: &Device, inverse_frequencies: &[f64], positions: usize) -> super::Result<Table> {
         let angles = || (0..positions).flat_map(|p| inverse_frequencies.iter().map(move |f| p as f64 * f));

@@ -13,6 +13,17 @@ pub struct Sequences {
     ends: Tensor,
     host_offsets: Vec<u32>,
     max_length: usize,
+    padding: usize,
+}
+
+/// What sequences are made to look like, so that batches of few shapes recur: tokens behind the last sequence, each alone,
+/// and a longest sequence that may be longer than any is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Padded {
+    /// Tokens in all.
+    pub tokens: usize,
+    /// At least the tokens of each sequence.
+    pub longest: usize,
 }
 
 impl Sequences {
@@ -22,6 +33,7 @@ impl Sequences {
     pub fn new(device: &Device, lengths: &[usize]) -> Result<Sequences> {
         let Layout { offsets, positions, ends, max_length } = Layout::new(lengths)?;
         Ok(Sequences {
+            padding: 0,
             offsets: Tensor::from_slice(device, &offsets, &[offsets.len()])?,
             positions: Tensor::from_slice(device, &positions, &[positions.len()])?,
             ends: Tensor::from_slice(device, &ends, &[ends.len()])?,
@@ -38,6 +50,7 @@ impl Sequences {
             ends: Tensor::zeros(device, DType::U32, &[tokens])?,
             host_offsets: vec![0],
             max_length: 0,
+            padding: 0,
         })
     }
 
@@ -45,7 +58,14 @@ impl Sequences {
     ///
     /// The errors of [`Sequences::new`], and one if there is no room.
     pub fn set(&mut self, staging: &mut Staging, lengths: &[usize]) -> Result {
-        let Layout { offsets, positions, ends, max_length } = Layout::new(lengths)?;
+        self.set_padded(staging, lengths, None)
+    }
+
+    /// The same, padded. What sequences [count](Sequences::count) does not change: no pooling sees the tokens behind them.
+    pub fn set_padded(&mut self, staging: &mut Staging, lengths: &[usize], padded: Option<Padded>) -> Result {
+        let mut layout = Layout::new(lengths)?;
+        self.padding = padded.map_or(Ok(0), |padded| layout.pad(padded))?;
+        let Layout { offsets, positions, ends, max_length } = layout;
         self.offsets.set_rows(offsets.len())?;
         self.positions.set_rows(positions.len())?;
         self.ends.set_rows(ends.len())?;
@@ -66,12 +86,12 @@ impl Sequences {
         self.host_offsets.len() - 1
     }
 
-    /// Number of tokens of all sequences.
+    /// Number of tokens of all sequences, and of the padding.
     pub fn tokens(&self) -> usize {
         self.positions.len()
     }
 
-    /// Tokens of the longest sequence.
+    /// Tokens of the longest sequence; of padded ones at least.
     pub fn max_length(&self) -> usize {
         self.max_length
     }
@@ -96,9 +116,10 @@ impl Sequences {
         &self.host_offsets
     }
 
-    /// The tokens of each sequence.
-    pub fn ranges(&self) -> impl ExactSizeIterator<Item = Range<usize>> + '_ {
-        (0..self.count()).map(|i| self.host_offsets[i] as usize..self.host_offsets[i + 1] as usize)
+    /// The tokens of each sequence, then each token of the padding.
+    pub fn ranges(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        let sequences = self.host_offsets.windows(2).map(|w| w[0] as usize..w[1] as usize);
+        sequences.chain((self.tokens() - self.padding..self.tokens()).map(|t| t..t + 1))
     }
 
     /// An error unless these are `tokens` tokens on the device of the call.
@@ -138,5 +159,18 @@ impl Layout {
             offsets.push(positions.len() as u32);
         }
         Ok(Layout { offsets, positions, ends, max_length: lengths.iter().copied().max().unwrap_or(0) })
+    }
+
+    /// Adds tokens that are sequences of their own, and returns how many.
+    fn pad(&mut self, padded: Padded) -> Result<usize> {
+        let tokens = self.positions.len();
+        if padded.tokens < tokens || padded.longest < self.max_length || u32::try_from(padded.tokens).is_err() {
+            let message = format!("{tokens} tokens, {} the longest, cannot be padded to {padded:?}", self.max_length);
+            return Err(OpError::Value { op: "sequences", message });
+        }
+        self.positions.resize(padded.tokens, 0);
+        self.ends.extend(tokens as u32 + 1..=padded.tokens as u32);
+        self.max_length = padded.longest;
+        Ok(padded.tokens - tokens)
     }
 }

@@ -4,9 +4,10 @@ use super::settings::Settings;
 use crate::device::{DType, Device, Staging, Tensor};
 use crate::formats::pairs::Pair;
 use crate::ops::OpError;
-use crate::ops::sequences::Sequences;
+use crate::ops::sequences::{Padded, Sequences};
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 use std::collections::HashSet;
+use std::ops::Range;
 
 /// Pairs and their tokens.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +60,20 @@ pub fn largest_batch(group: &Group, batch: usize) -> usize {
     lengths.iter().take(batch).sum()
 }
 
+/// Batches of more tokens are computed as they are: their launches take no time beside their products, and padding would.
+const MOST_PADDED: usize = 4096;
+/// Tokens are padded to a multiple of this, and the longest sequence is taken for one.
+const LEAST_STEP: usize = 16;
+
+/// The tokens that a batch of `tokens` is padded to, so that batches of few shapes recur: at most a sixteenth more, or 15.
+pub fn padded_tokens(tokens: usize) -> usize {
+    if tokens > MOST_PADDED { tokens } else { tokens.next_multiple_of(padding_step(tokens)) }
+}
+
+fn padding_step(tokens: usize) -> usize {
+    (1 << tokens.max(1).ilog2()).max(LEAST_STEP * LEAST_STEP) / LEAST_STEP
+}
+
 /// One step's input: the sources of its pairs, then their targets, packed.
 pub struct Batch {
     /// Where each sequence begins and ends.
@@ -67,14 +82,20 @@ pub struct Batch {
     pub rows: Tensor,
     /// Number of pairs.
     pub pairs: usize,
+    /// Rows that may belong to no sequence: the same for all batches that are padded to so many tokens.
+    pub padding: Range<usize>,
+    /// Whether batches are padded.
+    pads: bool,
     excluded: Tensor,
     some_excluded: bool,
 }
 
 impl Batch {
-    /// Room for up to `pairs` pairs of up to `tokens` tokens together.
-    pub fn with_capacity(device: &Device, pairs: usize, tokens: usize) -> Result<Batch, OpError> {
+    /// Room for up to `pairs` pairs of up to `tokens` tokens together, with the padding if it `pads`.
+    pub fn with_capacity(device: &Device, pairs: usize, tokens: usize, pads: bool) -> Result<Batch, OpError> {
         Ok(Batch {
+            padding: 0..0,
+            pads,
             sequences: Sequences::with_capacity(device, 2 * pairs, tokens)?,
             rows: Tensor::zeros(device, DType::U32, &[tokens])?,
             pairs: 0,
@@ -106,13 +127,16 @@ impl Batch {
                 .chain(pairs.iter().map(|&i| (i + group.len(), &group.targets[i])))
         };
         let lengths: Vec<usize> = texts().map(|(_, ids)| ids.len()).collect();
-        let rows: Vec<u32> = match first_rows {
+        let mut rows: Vec<u32> = match first_rows {
             None => texts().flat_map(|(_, ids)| ids.iter().copied()).collect(),
             Some(first) => {
                 texts().flat_map(|(text, ids)| (0..ids.len()).map(move |t| (first[text] + t) as u32)).collect()
             }
         };
-        self.sequences.set(staging, &lengths)?;
+        let padded = self.pad(&lengths);
+        // Padding reads what some sequence reads, so that nothing else can go wrong in it.
+        rows.resize(padded.map_or(rows.len(), |p| p.tokens), rows.first().copied().unwrap_or(0));
+        self.sequences.set_padded(staging, &lengths, padded)?;
         self.rows.set_rows(rows.len())?;
         staging.write(&rows, &mut self.rows)?;
         let excluded = translations.excluded(group, pairs);
@@ -123,6 +147,18 @@ impl Batch {
         }
         self.pairs = pairs.len();
         Ok(())
+    }
+
+    fn pad(&mut self, lengths: &[usize]) -> Option<Padded> {
+        let real: usize = lengths.iter().sum();
+        if !self.pads || real > MOST_PADDED {
+            self.padding = real..real;
+            return None;
+        }
+        let tokens = padded_tokens(real);
+        self.padding = tokens.saturating_sub(padding_step(real) - 1)..tokens;
+        let longest = lengths.iter().copied().max().unwrap_or(0).next_multiple_of(LEAST_STEP);
+        Some(Padded { tokens, longest })
     }
 
     /// Which entries of the similarity matrix are no negatives, `[pairs, pairs]` u8, if any are not.

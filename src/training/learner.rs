@@ -92,6 +92,14 @@ impl Learner {
         }
     }
 
+    /// All that it holds.
+    pub fn tensors(&self) -> Vec<&Tensor> {
+        match self {
+            Learner::Lora(lora) => lora.adapters.tensors().chain(lora.gradients.tensors()).collect(),
+            Learner::Full(full) => full.tensors(),
+        }
+    }
+
     /// All that learns, in a fixed order.
     pub fn parameters<'a>(&'a mut self, model: &'a mut Model) -> Vec<Parameter<'a>> {
         match self {
@@ -200,6 +208,17 @@ impl FullLearner {
             blocks,
             final_norm: norm.map(Learned::new).transpose()?,
         })
+    }
+
+    fn tensors(&self) -> Vec<&Tensor> {
+        let learned = [&self.embedding].into_iter().chain(&self.final_norm);
+        let mut list: Vec<&Tensor> = learned.flat_map(|l| [&l.gradient].into_iter().chain(&l.master)).collect();
+        for BlockLearned { gradients, masters } in &self.blocks {
+            list.extend([&gradients.input_norm, &gradients.post_norm]);
+            list.extend(gradients.linear.iter().map(|(_, gradient)| gradient));
+            list.extend(masters.iter().filter_map(|(_, master)| master.as_ref()));
+        }
+        list
     }
 
     fn parameters<'a>(&'a mut self, model: &'a mut Model) -> Vec<Parameter<'a>> {

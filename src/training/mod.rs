@@ -3,6 +3,7 @@
 pub mod batch;
 pub mod builtin;
 pub mod evaluate;
+mod graphs;
 pub mod learner;
 pub mod objective;
 pub mod optimizer;

@@ -57,6 +57,7 @@ impl Objective {
         self.dunit.copy_rows(0, &self.dsources, 0, n)?;
         self.dunit.copy_rows(n, &self.dtargets, 0, n)?;
         cosine::normalize_backward(&self.dunit, &self.unit, &self.norm, &mut self.dpooled)?;
+        dhidden.zero_rows(batch.padding.clone())?;
         pooling::backward(&self.dpooled, &batch.sequences, settings.training_pooling, dhidden)
     }
 

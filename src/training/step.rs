@@ -1,12 +1,13 @@
 //! One optimisation step: from a batch of pairs to updated parameters.
 
-use super::batch::{Batch, Group, Translations, largest_batch};
+use super::batch::{Batch, Group, Translations, largest_batch, padded_tokens};
+use super::graphs::{Graphs, Shape};
 use super::learner::Learner;
 use super::objective::Objective;
 use super::optimizer::Optimizer;
 use super::plan::Plan;
 use super::settings::Settings;
-use crate::device::{DType, Device, DeviceError, Staging, Tensor};
+use crate::device::{DType, Device, DeviceError, Gpu, Staging, Tensor};
 use crate::llama::Layer;
 use crate::llama::activations::{Activations, Scratch};
 use crate::llama::adapters::StepDropout;
@@ -19,6 +20,7 @@ use crate::ops::linear::Weight;
 use crate::ops::params::StepRecord;
 use crate::ops::step::{Metrics, State};
 use crate::ops::{OpError, Result, embedding, lora, rmsnorm};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// What one step reports.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +64,7 @@ pub struct Trainer {
     batch: Batch,
     staging: Staging,
     metrics: Metrics,
+    graphs: Graphs,
     /// Launches so far, and those whose report was taken.
     launched: u32,
     reported: u32,
@@ -103,7 +106,10 @@ impl Trainer {
         translations: Translations,
     ) -> Result<Trainer> {
         let optimizer = Optimizer::new(&model.device.clone(), &learner.parameters(&mut model))?;
-        let (tokens, pairs) = (largest_batch(group, settings.batch), settings.batch.min(group.len()));
+        // A GPU replays the launches of a step, so batches are padded to shapes that recur; the CPU would only compute more.
+        let pads = !model.device.is_cpu();
+        let largest = largest_batch(group, settings.batch);
+        let (tokens, pairs) = (if pads { padded_tokens(largest) } else { largest }, settings.batch.min(group.len()));
         let staged = Staging::bytes(Batch::staged_bytes(pairs, tokens).chain([State::BYTES]));
         let rank = learner.adapters().map_or(0, |a| a.rank);
         reserve(&model, tokens, pairs, rank)?;
@@ -129,9 +135,10 @@ impl Trainer {
             normed,
             objective: Objective::new(device, pairs, config.hidden_size)?,
             state: State::new(device)?,
-            batch: Batch::with_capacity(device, pairs, tokens)?,
+            batch: Batch::with_capacity(device, pairs, tokens, pads)?,
             staging: Staging::new(device, UNDER_WAY, staged)?,
             metrics: Metrics::new(device, UNDER_WAY as u32)?,
+            graphs: Graphs::default(),
             launched: 0,
             reported: 0,
             optimizer,
@@ -159,10 +166,36 @@ impl Trainer {
     /// An error where [`UNDER_WAY`] steps are under way: take a report first.
     pub fn launch(&mut self, group: &Group, pairs: &[usize], step: u32, learning_rate: f64) -> Result {
         self.stage(group, pairs, step, learning_rate)?;
-        self.forward_backward()?;
         self.launched += 1;
+        let Device::Cuda(gpu) = self.model.device.clone() else { return self.update() };
+        let shape = self.shape(&gpu)?;
+        let mut graphs = std::mem::take(&mut self.graphs);
+        let done = graphs.run(&gpu, shape, || self.update());
+        self.graphs = graphs;
+        done
+    }
+
+    /// The launches of a step whose batch is staged.
+    fn update(&mut self) -> Result {
+        self.forward_backward()?;
         let Trainer { model, learner, optimizer, state, objective, metrics, .. } = self;
         optimizer.step(state, objective.loss(), metrics, &mut learner.parameters(model))
+    }
+
+    /// What the arguments of [`Trainer::update`]'s launches depend on.
+    fn shape(&self, gpu: &Gpu) -> Result<Shape> {
+        let mut addresses = DefaultHasher::new();
+        for tensor in self.model.tensors().chain(self.model.rope.tensors()).chain(self.learner.tensors()) {
+            tensor.address()?.hash(&mut addresses);
+        }
+        Ok(Shape {
+            tokens: self.batch.sequences.tokens(),
+            longest: self.batch.sequences.max_length(),
+            pairs: self.batch.pairs,
+            excluded: self.batch.excluded().is_some(),
+            workspace_bytes: gpu.workspace_bytes(),
+            addresses: addresses.finish(),
+        })
     }
 
     /// Steps that were launched and whose report was not taken.

@@ -5,7 +5,7 @@
 
 mod faults;
 
-use kiungo::device::{DeviceError, Executor, Launch};
+use kiungo::device::{DeviceError, Executor, Launch, Recording};
 use libloading::Library;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
@@ -21,9 +21,33 @@ const KERNEL_FLAGS: &[&str] = &["-fsanitize=thread", "-fno-exceptions", "-fno-st
 const FLAGS: &[&str] = &["-O2", "-fPIC", "-std=c++17", "-fvisibility=hidden", "-U_FORTIFY_SOURCE", "-DKIUNGO_EMULATOR"];
 
 /// An emulated GPU with memory of its own.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Emulator {
-    memory: Mutex<BTreeMap<u64, Allocation>>,
+    memory: Arc<Mutex<BTreeMap<u64, Allocation>>>,
+    /// What is being recorded, instead of being run.
+    recording: Arc<Mutex<Option<Vec<Call>>>>,
+}
+
+/// What can be recorded.
+enum Call {
+    Copy { from: u64, to: u64, bytes: usize },
+    Fill { at: u64, byte: u8, bytes: usize },
+    Launch(Launch),
+}
+
+struct Recorded {
+    emulator: Emulator,
+    calls: Vec<Call>,
+}
+
+impl Recording for Recorded {
+    fn replay(&self) -> Result<(), DeviceError> {
+        self.calls.iter().try_for_each(|call| match call {
+            Call::Copy { from, to, bytes } => self.emulator.copy(*from, *to, *bytes),
+            Call::Fill { at, byte, bytes } => self.emulator.fill(*at, *byte, *bytes),
+            Call::Launch(launch) => self.emulator.launch(launch),
+        })
+    }
 }
 
 struct Allocation {
@@ -67,6 +91,20 @@ impl Emulator {
         Emulator::default()
     }
 
+    /// Keeps a call for later if there is a recording.
+    fn keep(&self, call: impl FnOnce() -> Call) -> bool {
+        let mut recording = self.recording.lock().unwrap();
+        recording.as_mut().map(|calls| calls.push(call())).is_some()
+    }
+
+    /// An error in a recording, as the driver has it.
+    fn not_recorded(&self, what: &str) -> Result<(), DeviceError> {
+        match &*self.recording.lock().unwrap() {
+            Some(_) => Err(failed(what, "cannot be recorded")),
+            None => Ok(()),
+        }
+    }
+
     /// The host bytes behind `at..at + bytes`, which must lie in one allocation.
     fn range(&self, at: u64, bytes: usize) -> Result<*mut u8, DeviceError> {
         let memory = self.memory.lock().unwrap();
@@ -95,6 +133,7 @@ impl Executor for Emulator {
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
+        self.not_recorded("allocate")?;
         let data = vec![u128::MAX; (bytes + ALIGNMENT).div_ceil(16)];
         let address = (data.as_ptr() as u64).next_multiple_of(ALIGNMENT as u64);
         self.memory.lock().unwrap().insert(address, Allocation { data, bytes });
@@ -106,6 +145,7 @@ impl Executor for Emulator {
     }
 
     fn upload(&self, data: &[u8], to: u64) -> Result<(), DeviceError> {
+        self.not_recorded("upload")?;
         let to = self.range(to, data.len())?;
         // SAFETY: `range` found the bytes in a live allocation.
         unsafe { std::ptr::copy(data.as_ptr(), to, data.len()) };
@@ -113,6 +153,7 @@ impl Executor for Emulator {
     }
 
     fn download(&self, from: u64, data: &mut [u8]) -> Result<(), DeviceError> {
+        self.not_recorded("download")?;
         let from = self.range(from, data.len())?;
         // SAFETY: as above.
         unsafe { std::ptr::copy(from, data.as_mut_ptr(), data.len()) };
@@ -120,6 +161,9 @@ impl Executor for Emulator {
     }
 
     fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), DeviceError> {
+        if self.keep(|| Call::Copy { from, to, bytes }) {
+            return Ok(());
+        }
         let (from, to) = (self.range(from, bytes)?, self.range(to, bytes)?);
         // SAFETY: as above.
         unsafe { std::ptr::copy(from, to, bytes) };
@@ -127,6 +171,9 @@ impl Executor for Emulator {
     }
 
     fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<(), DeviceError> {
+        if self.keep(|| Call::Fill { at, byte, bytes }) {
+            return Ok(());
+        }
         let at = self.range(at, bytes)?;
         // SAFETY: as above.
         unsafe { std::ptr::write_bytes(at, byte, bytes) };
@@ -134,6 +181,9 @@ impl Executor for Emulator {
     }
 
     fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
+        if self.keep(|| Call::Launch(launch.clone())) {
+            return Ok(());
+        }
         let library = library(launch.module).map_err(|e| failed(launch.module, e))?;
         let buffers: Vec<Buffer> = {
             let memory = self.memory.lock().unwrap();
@@ -186,7 +236,18 @@ impl Executor for Emulator {
     }
 
     fn synchronize(&self) -> Result<(), DeviceError> {
-        Ok(())
+        self.not_recorded("synchronize")
+    }
+
+    fn record(
+        &self,
+        work: &mut dyn FnMut() -> Result<(), DeviceError>,
+    ) -> Result<Option<Box<dyn Recording>>, DeviceError> {
+        *self.recording.lock().unwrap() = Some(vec![]);
+        let done = work();
+        let calls = self.recording.lock().unwrap().take().unwrap_or_default();
+        done?;
+        Ok(Some(Box::new(Recorded { emulator: self.clone(), calls })))
     }
 }
 

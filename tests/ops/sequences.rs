@@ -1,5 +1,5 @@
-use kiungo::device::Device;
-use kiungo::ops::sequences::Sequences;
+use kiungo::device::{Device, Staging};
+use kiungo::ops::sequences::{Padded, Sequences};
 use proptest::prelude::*;
 
 #[test]
@@ -10,6 +10,20 @@ fn offsets_and_positions_of_three() {
     assert_eq!(s.host_offsets(), [0, 2, 3, 6]);
     assert_eq!(s.positions().to_vec::<u32>().unwrap(), [0, 1, 0, 0, 1, 2]);
     assert_eq!(s.ends().to_vec::<u32>().unwrap(), [2, 2, 3, 6, 6, 6]);
+}
+
+#[test]
+fn padding_is_tokens_that_are_alone() {
+    let device = Device::Cpu;
+    let mut staging = Staging::new(&device, 1, 0).unwrap();
+    let mut s = Sequences::with_capacity(&device, 3, 8).unwrap();
+    s.set_padded(&mut staging, &[2, 3], Some(Padded { tokens: 8, longest: 4 })).unwrap();
+    assert_eq!((s.count(), s.tokens(), s.max_length()), (2, 8, 4));
+    assert_eq!(s.positions().to_vec::<u32>().unwrap(), [0, 1, 0, 1, 2, 0, 0, 0]);
+    assert_eq!(s.ends().to_vec::<u32>().unwrap(), [2, 2, 5, 5, 5, 6, 7, 8]);
+    assert_eq!(s.ranges().collect::<Vec<_>>(), [0..2, 2..5, 5..6, 6..7, 7..8]);
+    let error = s.set_padded(&mut staging, &[5, 3], Some(Padded { tokens: 8, longest: 4 })).unwrap_err().to_string();
+    assert_eq!(error, "sequences: 8 tokens, 5 the longest, cannot be padded to Padded { tokens: 8, longest: 4 }");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! An executor that counts what is asked of it.
 
-use kiungo::device::{DeviceError, Executor, Gpu, Launch};
+use kiungo::device::{DeviceError, Executor, Gpu, Launch, Recording};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -10,6 +10,7 @@ pub struct Counting {
     calls: Calls,
     /// Allocations that succeed; the next one finds the memory full.
     room: usize,
+    records: bool,
 }
 
 /// How often each function of an executor was called.
@@ -41,7 +42,13 @@ impl Counting {
     /// [`Counting::TOTAL`] left.
     pub fn with_room(inner: Box<dyn Executor>, room: usize) -> (Gpu, Calls) {
         let calls = Calls::default();
-        (Gpu::new(Counting { inner, calls: calls.clone(), room }), calls)
+        (Gpu::new(Counting { inner, calls: calls.clone(), room, records: true }), calls)
+    }
+
+    /// The same where nothing can be recorded.
+    pub fn without_recording(inner: Box<dyn Executor>) -> (Gpu, Calls) {
+        let calls = Calls::default();
+        (Gpu::new(Counting { inner, calls: calls.clone(), room: usize::MAX, records: false }), calls)
     }
 
     pub const FREE: usize = 12;
@@ -102,5 +109,11 @@ impl Executor for Counting {
     }
     fn synchronize(&self) -> Result<(), DeviceError> {
         self.counted("synchronize").synchronize()
+    }
+    fn record(
+        &self,
+        work: &mut dyn FnMut() -> Result<(), DeviceError>,
+    ) -> Result<Option<Box<dyn Recording>>, DeviceError> {
+        if self.records { self.counted("record").record(work) } else { Ok(None) }
     }
 }

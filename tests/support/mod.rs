@@ -5,7 +5,7 @@ mod counting;
 mod golden;
 mod gpu;
 
-pub use counting::Counting;
+pub use counting::{Calls, Counting};
 pub use golden::Golden;
 pub use gpu::{assert_as_good, executors, fast_gpus, gpus, is_emulator, under_sanitizer};
 use half::bf16;

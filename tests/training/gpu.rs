@@ -2,10 +2,10 @@
 
 use super::words::{group, setup};
 use crate::support::{
-    Counting, Golden, assert_close, executors, fast_gpus, gpus, is_emulator, path, relative_error, smollm2,
+    Calls, Counting, Golden, assert_close, executors, fast_gpus, gpus, is_emulator, path, relative_error, smollm2,
     under_sanitizer,
 };
-use kiungo::device::{DType, Device};
+use kiungo::device::{DType, Device, Gpu};
 use kiungo::formats::pairs;
 use kiungo::formats::safetensors::Checkpoint;
 use kiungo::formats::tokenizer::{Bos, Tokenizer};
@@ -114,7 +114,7 @@ fn a_step_neither_allocates_nor_waits() {
             }
             let what = format!("{method} on {device}");
             let called = calls.take();
-            let allowed = ["copy", "fill", "launch", "upload_pinned", "finished"];
+            let allowed = ["copy", "fill", "launch", "record", "upload_pinned", "finished"];
             let others: BTreeMap<_, _> = called.iter().filter(|(name, _)| !allowed.contains(name)).collect();
             assert!(others.is_empty(), "{what}: steps from the third on called {others:?}");
             assert!(called["launch"] > 8 && called["upload_pinned"] > 8, "{what}: {called:?}");
@@ -122,6 +122,34 @@ fn a_step_neither_allocates_nor_waits() {
                 losses.push(report.loss);
             }
             assert!(losses.len() == steps as usize && losses.iter().all(|loss| loss.is_finite()), "{what}: {losses:?}");
+        }
+    }
+}
+
+/// The third step of a shape on is a replay of the second one's launches, and does what they would do.
+#[test]
+fn a_step_that_is_replayed_gives_the_same_bytes() {
+    let steps = 6;
+    for method in [Method::Lora, Method::Full] {
+        for (executor, plain) in executors().into_iter().zip(executors()) {
+            let train = |(gpu, calls): (Gpu, Calls)| {
+                let (mut trainer, group) = trainer(&Device::Cuda(gpu), DType::Bf16, method);
+                let mut losses = vec![];
+                calls.take();
+                for step in 0..steps {
+                    let pairs = [&[0, 1, 2, 3][..], &[2, 0]][step as usize % 2];
+                    losses.push(trainer.step(&group, pairs, step, 1e-3).unwrap().loss.to_bits());
+                }
+                let learned: Vec<u32> = learned(&mut trainer).into_iter().map(f32::to_bits).collect();
+                (losses, learned, calls.take())
+            };
+            let (losses, replayed, calls) = train(Counting::gpu(executor));
+            let (expected_losses, expected, all_calls) = train(Counting::without_recording(plain));
+            assert_eq!(losses, expected_losses, "{method}");
+            assert!(replayed == expected, "{method}: other parameters");
+            assert_eq!(calls["record"], 2, "{method}: one recording for each shape");
+            // Four of the steps: two shapes as they are, and while they are recorded.
+            assert_eq!(calls["launch"] * steps as usize, all_calls["launch"] * 4, "{method}");
         }
     }
 }
