@@ -6,7 +6,8 @@ use kiungo::ops::gemm::{Layout, gemm};
 use rand::{SeedableRng, rngs::StdRng};
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::path::PathBuf;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 const RUNS: usize = 21;
 const WARM_UPS: usize = 3;
@@ -28,6 +29,8 @@ pub enum Work {
     Flops(f64),
     /// Bytes read and written at least.
     Bytes(f64),
+    /// Bytes that come from the host.
+    HostBytes(f64),
 }
 
 /// What a peer took on the same GPU, as `benches/peers/peers.py` writes it.
@@ -71,6 +74,8 @@ pub struct Bench {
     rng: StdRng,
     /// Whether steps say where their time goes.
     pub profile: bool,
+    /// A folder of a checkpoint to load.
+    pub checkpoint: Option<PathBuf>,
 }
 
 impl Bench {
@@ -79,7 +84,16 @@ impl Bench {
         let Device::Cuda(gpu) = device.clone() else { anyhow::bail!("{device} is no GPU") };
         let zeros = |shape: [usize; 2]| Tensor::zeros(&device, DType::Bf16, &shape);
         let flush = [zeros([1, FLUSH[1]])?, zeros(FLUSH)?, zeros([1, FLUSH[0]])?];
-        Ok(Bench { device, gpu, flush, peers, rows: Vec::new(), rng: StdRng::seed_from_u64(1), profile: false })
+        Ok(Bench {
+            device,
+            gpu,
+            flush,
+            peers,
+            rows: Vec::new(),
+            rng: StdRng::seed_from_u64(1),
+            profile: false,
+            checkpoint: None,
+        })
     }
 
     pub fn device(&self) -> &Device {
@@ -133,6 +147,29 @@ impl Bench {
         Ok(())
     }
 
+    /// Times a whole job by the clock on the wall, `runs` times after a first one, and adds a row of the median.
+    pub fn job(
+        &mut self,
+        op: &'static str,
+        variant: impl Into<String>,
+        shape: Shape,
+        work: Work,
+        runs: usize,
+        mut run: impl FnMut() -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut times = Vec::with_capacity(runs);
+        for i in 0..=runs {
+            let start = Instant::now();
+            run()?;
+            self.gpu.synchronize()?;
+            if i > 0 {
+                times.push(start.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+        self.record(op, variant, shape, work, median(&mut times), None);
+        Ok(())
+    }
+
     /// Adds a row for what was timed elsewhere.
     pub fn record(
         &mut self,
@@ -153,6 +190,7 @@ impl Bench {
                 let tb_s = bytes / ms / 1e9;
                 (None, Some(tb_s), ceiling.map(|c| tb_s / c.tb_s))
             }
+            Work::HostBytes(bytes) => (None, Some(bytes / ms / 1e9), None),
         };
         let variant = variant.into();
         let peer = self.peers.iter().find(|p| p.op == op && p.variant == variant && p.shape == shape);

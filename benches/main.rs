@@ -2,8 +2,10 @@
 //!
 //! `cargo bench` runs all, `cargo bench -- gemm` one op, `-- --json FILE` also writes the table as JSON, `-- --peers FILE`
 //! puts beside it what others took, as `benches/peers/peers.py --json FILE` measured on the same GPU, and `-- --profile`
-//! lists the launches of whole steps with their times.
-//! Method: standard normal data, caches flushed before every run by reading, CUDA events, the median of 21 runs.
+//! lists the launches of whole steps with their times. `load` reads a checkpoint: `-- load --checkpoint DIR`, where
+//! `kiungo random --model llama-3-8b --output DIR` writes one.
+//! Method: standard normal data, caches flushed before every run by reading, CUDA events, the median of 21 runs. Whole
+//! jobs (`load`, `embed`) are timed by the clock on the wall.
 
 mod harness;
 mod ops;
@@ -27,6 +29,7 @@ fn main() -> anyhow::Result<()> {
             }
             let mut bench = Bench::new(device, peers)?;
             bench.profile = arguments.profile;
+            bench.checkpoint = arguments.checkpoint.clone();
             for (op, run) in ops::ALL {
                 if arguments.wants(op) {
                     run(&mut bench)?;
@@ -54,6 +57,7 @@ struct Arguments {
     json: Option<PathBuf>,
     peers: Option<PathBuf>,
     profile: bool,
+    checkpoint: Option<PathBuf>,
 }
 
 impl Arguments {
@@ -64,15 +68,20 @@ impl Arguments {
                 // cargo adds it.
                 "--bench" => {}
                 "--profile" => parsed.profile = true,
-                "--json" | "--peers" => {
-                    let path = arguments.next().ok_or_else(|| anyhow::anyhow!("{argument} needs a file"))?;
-                    *(if argument == "--json" { &mut parsed.json } else { &mut parsed.peers }) = Some(path.into());
+                "--json" | "--peers" | "--checkpoint" => {
+                    let path = arguments.next().ok_or_else(|| anyhow::anyhow!("{argument} needs a path"))?;
+                    let place = match argument.as_str() {
+                        "--json" => &mut parsed.json,
+                        "--peers" => &mut parsed.peers,
+                        _ => &mut parsed.checkpoint,
+                    };
+                    *place = Some(path.into());
                 }
                 op if ops::ALL.iter().any(|(name, _)| *name == op) => parsed.ops.push(argument),
                 other => {
                     let names: Vec<&str> = ops::ALL.iter().map(|(name, _)| *name).collect();
                     anyhow::bail!(
-                        "unknown argument {other}: expected --json FILE, --peers FILE, --profile, or ops of {}",
+                        "unknown argument {other}: expected --json FILE, --peers FILE, --checkpoint DIR, --profile, or ops of {}",
                         names.join(", ")
                     )
                 }

@@ -88,6 +88,28 @@ typedef struct RmsnormPartialsParams {
     uint32_t hidden;
 } RmsnormPartialsParams;
 
+/* convert.cu */
+typedef struct ConvertParams {
+    uint64_t x;       /* float, half or bf16 [count], as a file holds them, aligned to 16 bytes */
+    uint64_t y;       /* T [count] */
+    uint64_t count;
+    uint64_t first;   /* number of x[0] in its tensor */
+    uint64_t report;  /* uint64 [1]: becomes the least number of a value that is not finite, if that is less */
+} ConvertParams;
+
+/* The last word of Philox's counter where normal values are drawn: no dropout comes to that step. */
+#define KIUNGO_NORMAL_COUNTER 0xFFFFFFFFu
+
+/* normal.cu */
+typedef struct NormalParams {
+    uint64_t y;        /* T [count] */
+    uint64_t count;
+    uint32_t seed_low;
+    uint32_t seed_high;
+    uint32_t stream;
+    float scale;
+} NormalParams;
+
 /* nf4.cu; counts of values, multiples of KIUNGO_NF4_BLOCK. 16 values a thread */
 typedef struct Nf4QuantizeParams {
     uint64_t x;        /* T [count] */

@@ -1,5 +1,6 @@
 pub const KIUNGO_NF4_BLOCK: u32 = 64;
 pub const KIUNGO_NF4_NESTED_BLOCK: u32 = 256;
+pub const KIUNGO_NORMAL_COUNTER: u32 = 4294967295;
 pub const KIUNGO_SQUARES_CHUNK: u32 = 16384;
 pub const KIUNGO_POOLING_COLUMNS: u32 = 512;
 pub const KIUNGO_POOLING_MEAN: u32 = 0;
@@ -90,6 +91,25 @@ pub struct RmsnormPartialsParams {
     pub dweight: u64,
     pub rows: u32,
     pub hidden: u32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct ConvertParams {
+    pub x: u64,
+    pub y: u64,
+    pub count: u64,
+    pub first: u64,
+    pub report: u64,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct NormalParams {
+    pub y: u64,
+    pub count: u64,
+    pub seed_low: u32,
+    pub seed_high: u32,
+    pub stream: u32,
+    pub scale: f32,
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]

@@ -1,11 +1,13 @@
-//! The benchmarks, one file an op.
+//! The benchmarks, one file an op; and two jobs that are made of many, on a GPU alone: `embed` and `load`.
 
 mod adamw;
 mod attention;
 mod cross_entropy;
+mod embed;
 mod embedding;
 mod gemm;
 mod linear;
+mod load;
 mod lora;
 mod nf4;
 mod pooling;
@@ -21,13 +23,15 @@ type Run = fn(&mut Bench) -> anyhow::Result<()>;
 type Reference = fn(&mut Criterion);
 
 /// Every op that has a benchmark.
-pub const ALL: [(&str, Run); 14] = [
+pub const ALL: [(&str, Run); 16] = [
     ("adamw", adamw::gpu),
     ("attention", attention::gpu),
     ("cross_entropy", cross_entropy::gpu),
+    ("embed", embed::gpu),
     ("embedding", embedding::gpu),
     ("gemm", gemm::gpu),
     ("linear", linear::gpu),
+    ("load", load::gpu),
     ("lora", lora::gpu),
     ("nf4", nf4::gpu),
     ("pooling", pooling::gpu),

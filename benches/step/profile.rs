@@ -1,7 +1,7 @@
 //! Where a step's time goes: an executor that records an event behind each launch.
 
 use kiungo::device::cuda::Driver;
-use kiungo::device::{Device, DeviceError, Executor, Launch};
+use kiungo::device::{Device, DeviceError, Executor, Launch, Mark};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex};
@@ -109,6 +109,12 @@ impl Executor for Profiler {
     }
     fn stream(&self) -> Option<&Arc<CudaStream>> {
         self.driver.stream()
+    }
+    fn beside(&self) -> Result<Box<dyn Executor>, DeviceError> {
+        Executor::beside(&self.driver)
+    }
+    fn mark(&self) -> Result<Mark, DeviceError> {
+        Executor::mark(&self.driver)
     }
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
         self.driver.allocate(bytes)

@@ -1,7 +1,8 @@
-// Sixteen bytes at once, the widest access of a thread: addresses aligned to 16.
+// Accesses wider than a word, and the one that blocks may race for.
 #pragma once
 #include "kernel.cuh"
 
+// Sixteen bytes at once, the widest access of a thread: addresses aligned to 16.
 __device__ __forceinline__ uint4 load_16(const void* address) {
 #ifdef KIUNGO_EMULATOR
     emulator::access(address, 16, false);  // as a whole: the compiler may report its fields one by one
@@ -14,4 +15,13 @@ __device__ __forceinline__ void store_16(void* address, uint4 value) {
     emulator::access(address, 16, true);
 #endif
     *static_cast<uint4*>(address) = value;
+}
+
+// at[0] = min(at[0], value): the same whoever comes first.
+__device__ __forceinline__ void atomic_min(uint64_t* at, uint64_t value) {
+#ifdef KIUNGO_EMULATOR
+    emulator::atomic_min(at, value);
+#else
+    atomicMin(reinterpret_cast<unsigned long long*>(at), (unsigned long long)value);
+#endif
 }

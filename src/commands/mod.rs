@@ -5,7 +5,9 @@ mod doctor;
 mod embed;
 mod eval;
 mod inputs;
+mod model;
 mod quantize;
+mod random;
 mod reader;
 mod train;
 
@@ -26,6 +28,7 @@ enum Command {
     Eval(eval::Eval),
     Embed(embed::Embed),
     Quantize(quantize::Quantize),
+    Random(random::Random),
     /// Say what this build and this machine can do
     Doctor(doctor::Doctor),
 }
@@ -38,6 +41,7 @@ impl Cli {
             Command::Eval(eval) => eval.run(),
             Command::Embed(embed) => embed.run(),
             Command::Quantize(quantize) => quantize.run(),
+            Command::Random(random) => random.run(),
             Command::Doctor(doctor) => doctor.run(),
         }
     }

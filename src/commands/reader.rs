@@ -2,17 +2,18 @@
 
 use super::common::{self, Compute, DeviceChoice};
 use super::inputs::{self, Encoding};
+use super::model::Source;
 use crate::device::Device;
 use crate::formats::kiungo_json::{self, Record};
 use crate::formats::safetensors::Checkpoint;
 use crate::formats::tokenizer::{Bos, Tokenizer};
-use crate::formats::weights::{Options, load};
+use crate::formats::weights::Options;
 use crate::llama::adapters::Adapters;
 use crate::llama::config::Config;
 use crate::llama::model::{Base, Model};
 use crate::llama::{Layer, Parts};
 use crate::ops::pooling::Pooling;
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -21,9 +22,12 @@ use std::str::FromStr;
 /// A model, with or without an adapter, and how it reads. Defaults come from the kiungo.json beside the weights.
 #[derive(Args)]
 pub struct ReaderArgs {
-    /// Folder of a Llama in Hugging Face's layout
+    /// Folder of a Llama in Hugging Face's layout, or random:llama-3-8b (weights that know nothing, for benchmarks)
     #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
+    pub model: Source,
+    /// Folder of a model whose tokenizer is used [default: the model's]
+    #[arg(long, value_name = "DIR")]
+    tokenizer: Option<PathBuf>,
     /// Folder of an adapter in PEFT's layout
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
@@ -65,8 +69,12 @@ pub struct Reader {
 
 impl ReaderArgs {
     pub fn resolve(self) -> Result<Reader> {
-        let config = Config::open(&self.model)?;
-        let record = Record::open_if_present(self.adapter.as_ref().unwrap_or(&self.model))?;
+        let config = self.model.config()?;
+        let recorded_in = self.adapter.as_deref().or(self.model.folder());
+        let record = recorded_in.map(Record::open_if_present).transpose()?.flatten();
+        let tokenizer = self.tokenizer.as_deref().or(self.model.folder());
+        let tokenizer =
+            tokenizer.with_context(|| format!("{}: it has no tokenizer: give --tokenizer DIR", self.model))?;
         let known = record.as_ref();
         let stored = recorded(known, |r| &r.base)?.or(config.quantization.as_ref().map(Base::stored));
         let target: Option<Layer> = recorded(known, |r| &r.target)?;
@@ -77,7 +85,7 @@ impl ReaderArgs {
             pooling: choose("--pooling", self.pooling, recorded(known, |r| &r.pooling)?, Pooling::MeanNoSink),
             bos: choose("--bos", self.bos, known.map(|r| r.bos), Bos::Add),
             max_length: choose("--max-length", self.max_length, known.map(|r| r.max_length), config.max_positions),
-            tokenizer: Tokenizer::open(&self.model, &config)?,
+            tokenizer: Tokenizer::open(tokenizer, &config)?,
             layers,
             config,
             record,
@@ -96,20 +104,20 @@ impl Reader {
     pub fn open(&self, longest: usize) -> Result<(Model, Option<Adapters>)> {
         let device = common::open_device(self.args.device)?;
         let compute = Compute::or_default(self.args.compute, &device);
-        let checkpoint = Checkpoint::open(&self.args.model)?;
+        let checkpoint = self.args.model.checkpoint()?;
         let parts = Parts {
             blocks: self.layers.iter().map(|l| l.blocks(&self.config)).max().unwrap_or(0),
             final_norm: self.layers.contains(&Layer::Final),
             head: false,
         };
         let options = Options { parts, base: self.base, compute, device: &device, positions: longest };
-        let model = load(&checkpoint, &self.config, options, |_| {})?;
-        Ok((model, self.adapters(&checkpoint, &device)?))
+        let model = self.args.model.load(checkpoint.as_ref(), &self.config, options, |_| {})?;
+        Ok((model, self.adapters(checkpoint.as_ref(), &device)?))
     }
 
-    fn adapters(&self, checkpoint: &Checkpoint, device: &Device) -> Result<Option<Adapters>> {
+    fn adapters(&self, checkpoint: Option<&Checkpoint>, device: &Device) -> Result<Option<Adapters>> {
         let Some(folder) = &self.args.adapter else { return Ok(None) };
-        if let Some(record) = &self.record {
+        if let (Some(record), Some(checkpoint)) = (&self.record, checkpoint) {
             record.check_base(checkpoint, folder)?;
         }
         inputs::adapters(folder, &self.config, device).map(Some)

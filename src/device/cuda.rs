@@ -1,12 +1,12 @@
 //! The CUDA driver as an [`Executor`]: a stream, its own or a caller's, and the kernels built into this binary.
 
 use super::graph::Graph;
-use super::{DeviceError, Executor, Launch, Recording, TensorMap};
+use super::{DeviceError, Executor, Launch, Mark, Memory, Recording, TensorMap};
 use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
@@ -101,6 +101,27 @@ pub struct Driver {
     capability: u32,
     stream: Arc<CudaStream>,
     kernels: Arc<Kernels>,
+    held: Arc<Mutex<Held>>,
+}
+
+/// What is allocated, by address, and its bytes.
+#[derive(Default)]
+struct Held {
+    blocks: HashMap<u64, usize>,
+    bytes: usize,
+    peak: usize,
+}
+
+impl Held {
+    fn add(&mut self, address: u64, bytes: usize) {
+        self.blocks.insert(address, bytes);
+        self.bytes += bytes;
+        self.peak = self.peak.max(self.bytes);
+    }
+
+    fn remove(&mut self, address: u64) {
+        self.bytes -= self.blocks.remove(&address).unwrap_or(0);
+    }
 }
 
 impl Driver {
@@ -137,7 +158,8 @@ impl Driver {
             .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
             .map_err(|e| failed("cuDeviceGetAttribute", e))? as u32;
         let kernels = Arc::new(Kernels::new(context.clone()));
-        Ok(Driver { name, multiprocessors, capability: (major * 10 + minor) as u32, stream, kernels })
+        let capability = (major * 10 + minor) as u32;
+        Ok(Driver { name, multiprocessors, capability, stream, kernels, held: Arc::default() })
     }
 
     /// Another stream of the same context, with the kernels that this one has loaded or will load.
@@ -146,7 +168,12 @@ impl Driver {
             return Err(DeviceError::OtherContext { what: "a stream" });
         }
         let Driver { multiprocessors, capability, .. } = *self;
-        Ok(Driver { name: self.name.clone(), multiprocessors, capability, stream, kernels: self.kernels.clone() })
+        let (name, kernels, held) = (self.name.clone(), self.kernels.clone(), self.held.clone());
+        Ok(Driver { name, multiprocessors, capability, stream, kernels, held })
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     fn bind(&self) -> Result<(), DeviceError> {
@@ -289,11 +316,26 @@ impl Executor for Driver {
         Some(&self.stream)
     }
 
+    fn beside(&self) -> Result<Box<dyn Executor>, DeviceError> {
+        let stream = self.stream.context().new_stream().map_err(|e| failed("cuStreamCreate", e))?;
+        Ok(Box::new(Driver::beside(self, stream)?))
+    }
+
+    fn memory(&self) -> Option<Memory> {
+        self.bind().ok()?;
+        let (free, total) = result::mem_get_info().ok()?;
+        let held = self.held();
+        Some(Memory { free, total, held: held.bytes, peak: held.peak })
+    }
+
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
         self.bind()?;
         // SAFETY: the context is current.
         match unsafe { result::malloc_sync(bytes) } {
-            Ok(p) => Ok(p),
+            Ok(p) => {
+                self.held().add(p, bytes);
+                Ok(p)
+            }
             Err(e) if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 let (free, total) = result::mem_get_info().unwrap_or((0, 0));
                 Err(DeviceError::OutOfMemory { asked: bytes, free, total })
@@ -304,6 +346,7 @@ impl Executor for Driver {
 
     fn free(&self, address: u64) {
         if self.bind().is_ok() {
+            self.held().remove(address);
             // cuMemFree waits for the work that uses it. An error here has been reported by an earlier call.
             // SAFETY: the address came from `allocate` and is freed once, by its owner's drop.
             let _ = unsafe { result::free_sync(address) };
@@ -403,6 +446,11 @@ impl Executor for Driver {
         unsafe { sys::cuMemcpyHtoDAsync_v2(to, from as *const c_void, bytes, self.stream.cu_stream()) }
             .result()
             .map_err(|e| failed(format!("copy of {bytes} pinned bytes to the device"), e))
+    }
+
+    fn mark(&self) -> Result<Mark, DeviceError> {
+        let event = self.stream.record_event(None).map_err(|e| failed("cuEventRecord", e))?;
+        Ok(Mark::at(event))
     }
 
     fn finished(&self) -> Result<bool, DeviceError> {

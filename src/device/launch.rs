@@ -1,7 +1,7 @@
 use super::DeviceError;
 use super::cuda::Driver;
 use bytemuck::Pod;
-use cudarc::driver::CudaStream;
+use cudarc::driver::{CudaEvent, CudaStream};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -84,6 +84,43 @@ pub trait Recording: Send {
     fn replay(&self) -> Result<(), DeviceError>;
 }
 
+/// A point in the order of an executor's launches, to wait for.
+#[derive(Debug)]
+pub struct Mark(Option<CudaEvent>);
+
+impl Mark {
+    /// Of an executor whose launches have ended when they return.
+    pub fn passed() -> Mark {
+        Mark(None)
+    }
+
+    pub(super) fn at(event: CudaEvent) -> Mark {
+        Mark(Some(event))
+    }
+
+    /// Waits until everything launched before it has ended.
+    pub fn wait(&self) -> Result<(), DeviceError> {
+        let Some(event) = &self.0 else { return Ok(()) };
+        event.synchronize().map_err(|e| DeviceError::Driver {
+            call: "cuEventSynchronize (a kernel before it failed)".into(),
+            message: e.to_string(),
+        })
+    }
+}
+
+/// Bytes of a device's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// What nobody holds.
+    pub free: usize,
+    /// All of it.
+    pub total: usize,
+    /// What this executor and those beside it hold.
+    pub held: usize,
+    /// The most that they held at once.
+    pub peak: usize,
+}
+
 /// Something that runs CUDA kernels on memory of its own, in the order they are launched.
 ///
 /// Addresses are device addresses. An executor frees nothing while kernels that use it may still run.
@@ -96,6 +133,12 @@ pub trait Executor: Send + Sync {
     fn capability(&self) -> u32;
     /// The CUDA stream that everything runs on; None where there is no driver below, as in an emulator.
     fn stream(&self) -> Option<&Arc<CudaStream>> {
+        None
+    }
+    /// Another executor on the same memory, which orders nothing with this one.
+    fn beside(&self) -> Result<Box<dyn Executor>, DeviceError>;
+    /// How much memory there is and is held; None where nobody counts.
+    fn memory(&self) -> Option<Memory> {
         None
     }
     /// Memory of `bytes` bytes, aligned to 256, contents undefined.
@@ -118,6 +161,8 @@ pub trait Executor: Send + Sync {
     fn free_pinned(&self, host: u64);
     /// Copies from pinned host memory to the device, in order with what is launched, and returns at once.
     fn upload_pinned(&self, from: u64, to: u64, bytes: usize) -> Result<(), DeviceError>;
+    /// A mark behind everything launched so far.
+    fn mark(&self) -> Result<Mark, DeviceError>;
     /// Whether everything launched so far has ended; an error where some of it failed. Returns at once.
     fn finished(&self) -> Result<bool, DeviceError>;
     /// Waits for everything launched so far.
@@ -172,6 +217,12 @@ impl Gpu {
     /// used in place: [`Tensor::adopt`](super::Tensor::adopt) and its neighbours.
     pub fn on_stream(stream: Arc<CudaStream>) -> Result<Gpu, DeviceError> {
         Ok(Gpu::new(Driver::on(stream)?))
+    }
+
+    /// Another handle on the same memory, for another thread: its launches are in order among themselves alone, and its
+    /// workspace is its own.
+    pub fn beside(&self) -> Result<Gpu, DeviceError> {
+        Ok(Gpu(Arc::new(Shared { executor: self.0.executor.beside()?, workspace: Mutex::default() })))
     }
 
     /// Makes the workspace at least so large, so that no later op has to. Each op's documentation says what it needs.

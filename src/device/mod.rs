@@ -33,7 +33,7 @@ mod slices;
 mod tensor;
 
 pub use error::DeviceError;
-pub use launch::{Executor, Gpu, Launch, Recording, TensorMap};
+pub use launch::{Executor, Gpu, Launch, Mark, Memory, Recording, TensorMap};
 pub use pinned::{Pinned, Staging};
 pub use slices::{Borrowed, BorrowedMut};
 pub use tensor::{DType, Element, Tensor};
@@ -56,6 +56,14 @@ impl Device {
     /// True for the host.
     pub fn is_cpu(&self) -> bool {
         matches!(self, Device::Cpu)
+    }
+
+    /// A mark behind everything launched so far; on the CPU that has ended.
+    pub fn mark(&self) -> Result<Mark, DeviceError> {
+        match self {
+            Device::Cpu => Ok(Mark::passed()),
+            Device::Cuda(gpu) => gpu.mark(),
+        }
     }
 
     /// Waits until everything launched so far has ended. Does nothing on the CPU.

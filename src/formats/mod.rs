@@ -8,6 +8,7 @@ pub mod nf4;
 pub mod output;
 pub mod pairs;
 pub mod peft;
+pub mod random;
 pub mod safetensors;
 pub mod squad;
 pub mod text;

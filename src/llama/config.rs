@@ -12,6 +12,9 @@ use std::str::FromStr;
 /// Name of the file in a checkpoint's folder.
 pub const FILE: &str = "config.json";
 
+/// Architectures that need no file.
+const NAMED: [(&str, &str); 1] = [("llama-3-8b", include_str!("presets/llama-3-8b.json"))];
+
 /// Base of the rotary frequencies where the file names none, as in transformers.
 const DEFAULT_ROPE_THETA: f64 = 10_000.0;
 
@@ -229,6 +232,17 @@ impl Config {
         let text = std::fs::read_to_string(&path);
         let text = text.map_err(|source| ConfigError::Read { path: path.clone(), source })?;
         Config::parse(&path, &text)
+    }
+
+    /// The architecture of a model by its name (`llama-3-8b`), or None for one that is not built in.
+    pub fn named(name: &str) -> Option<Config> {
+        let (_, text) = NAMED.iter().find(|(known, _)| *known == name)?;
+        Config::parse(Path::new(name), text).ok()
+    }
+
+    /// Names of the architectures that are built in.
+    pub fn names() -> Vec<&'static str> {
+        NAMED.iter().map(|(name, _)| *name).collect()
     }
 
     /// Reads the text of a `config.json`; `path` is for error messages.

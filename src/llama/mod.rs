@@ -12,6 +12,7 @@ pub mod forward;
 mod layer;
 pub mod model;
 mod projections;
+pub mod random;
 
 pub use layer::Layer;
 pub use model::Parts;

@@ -3,6 +3,7 @@
 use super::PerProjection;
 use super::config::{Config, Projection, Quantization};
 use crate::device::{DType, Device, Tensor};
+use crate::ops::OpError;
 use crate::ops::linear::Weight;
 use crate::ops::rope;
 
@@ -47,6 +48,43 @@ pub struct Parts {
     pub head: bool,
 }
 
+impl Parts {
+    /// True for a weight that these parts need, by its [name](names).
+    pub fn need(&self, name: &str) -> bool {
+        match name {
+            names::EMBEDDING => true,
+            names::FINAL_NORM => self.final_norm,
+            names::HEAD => self.head,
+            other => names::block(other).is_some_and(|block| block < self.blocks),
+        }
+    }
+}
+
+/// What is read, and into what.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// The parts of the model.
+    pub parts: Parts,
+    /// How linear weights are held.
+    pub base: Base,
+    /// Element type of activations.
+    pub compute: DType,
+    /// Where it goes.
+    pub device: &'a Device,
+    /// The longest sequence, in tokens.
+    pub positions: usize,
+}
+
+/// Where weights come from, by Hugging Face's [names]: a checkpoint, or thin air.
+pub trait Weights {
+    /// Why one cannot be had.
+    type Error: From<OpError>;
+    /// A weight of `shape` in `dtype` (f32 or bf16).
+    fn dense(&mut self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor, Self::Error>;
+    /// The weight of a linear layer, `[out, in]`, held as the [base](Options::base) says.
+    fn linear(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight, Self::Error>;
+}
+
 /// A block's weights.
 pub struct Block {
     /// Weight of the norm before attention, `[hidden]` f32.
@@ -78,6 +116,38 @@ pub struct Model {
 }
 
 impl Model {
+    /// Asks for the weights of `options.parts`, from the bottom to the top.
+    pub fn assemble<W: Weights>(config: &Config, options: Options, weights: &mut W) -> Result<Model, W::Error> {
+        let Options { parts, base, compute, device, positions } = options;
+        let hidden = config.hidden_size;
+        let table = [config.vocab_size, hidden];
+        let embedding = weights.dense(names::EMBEDDING, &table, base.dtype())?;
+        let blocks = (0..parts.blocks).map(|block| Model::assemble_block(config, block, weights));
+        let blocks = blocks.collect::<Result<_, _>>()?;
+        let final_norm = parts.final_norm.then(|| weights.dense(names::FINAL_NORM, &[hidden], DType::F32));
+        let head = parts.head && !config.tie_word_embeddings;
+        let head = head.then(|| weights.dense(names::HEAD, &table, base.dtype()));
+        Ok(Model {
+            embedding,
+            blocks,
+            final_norm: final_norm.transpose()?,
+            head: head.transpose()?,
+            rope: Model::rope_table(config, device, positions)?,
+            config: config.clone(),
+            device: device.clone(),
+            compute,
+        })
+    }
+
+    fn assemble_block<W: Weights>(config: &Config, block: usize, weights: &mut W) -> Result<Block, W::Error> {
+        let norm = [config.hidden_size];
+        Ok(Block {
+            input_norm: weights.dense(&names::input_norm(block), &norm, DType::F32)?,
+            post_norm: weights.dense(&names::post_norm(block), &norm, DType::F32)?,
+            linear: PerProjection::try_from_fn(|p| weights.linear(&names::linear(block, p), config.shape(p)))?,
+        })
+    }
+
     /// Rotary angles for sequences of up to `positions` tokens.
     pub fn rope_table(config: &Config, device: &Device, positions: usize) -> crate::ops::Result<rope::Table> {
         let frequencies = rope::inverse_frequencies(config.rope_theta, config.head_dim, &config.rope_scaling);
@@ -119,7 +189,7 @@ impl Model {
 
 /// Names of tensors in a Hugging Face checkpoint.
 pub mod names {
-    use super::Projection;
+    use super::{Config, Projection};
 
     /// The embedding table.
     pub const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -131,6 +201,32 @@ pub mod names {
     /// True for a tensor that a Llama computes with; old files also hold the angles of the rotary embedding.
     pub fn is_weight(name: &str) -> bool {
         !name.ends_with(".inv_freq")
+    }
+
+    /// Every weight of a model with its shape, from the bottom to the top.
+    pub fn all(config: &Config) -> Vec<(String, Vec<usize>)> {
+        let (table, norm) = (vec![config.vocab_size, config.hidden_size], vec![config.hidden_size]);
+        let mut all = vec![(EMBEDDING.to_string(), table.clone())];
+        for block in 0..config.layers {
+            all.extend(Projection::ALL.map(|p| (linear(block, p), config.shape(p).to_vec())));
+            all.push((input_norm(block), norm.clone()));
+            all.push((post_norm(block), norm.clone()));
+        }
+        all.push((FINAL_NORM.to_string(), norm));
+        if !config.tie_word_embeddings {
+            all.push((HEAD.to_string(), table));
+        }
+        all
+    }
+
+    /// The block that a weight belongs to.
+    pub fn block(name: &str) -> Option<usize> {
+        name.strip_prefix("model.layers.")?.split_once('.')?.0.parse().ok()
+    }
+
+    /// True for a norm's weight.
+    pub fn is_norm(name: &str) -> bool {
+        name == FINAL_NORM || name.ends_with("layernorm.weight")
     }
 
     /// The norm before attention.

@@ -119,7 +119,7 @@ pub enum Scales {
 }
 
 impl Nf4Tensor {
-    /// Room for a matrix of `shape` on a device, with undefined codes. `out * in` must be a multiple of 64.
+    /// Room for a matrix of `shape` on a device, with undefined codes and scales. `out * in` must be a multiple of 64.
     pub fn empty(device: &Device, shape: [usize; 2], double: bool) -> super::Result<Nf4Tensor> {
         let values = shape[0] * shape[1];
         if values == 0 || !values.is_multiple_of(BLOCK) {
@@ -127,17 +127,17 @@ impl Nf4Tensor {
             return Err(super::OpError::Shape { op: "nf4", tensor: "weight", expected, found: shape.to_vec() });
         }
         let blocks = values / BLOCK;
-        let zeros = |dtype, n: usize| Tensor::zeros(device, dtype, &[n]);
+        let room = |dtype, n: usize| Tensor::uninitialized(device, dtype, &[n]);
         let scales = match double {
-            false => Scales::Plain { absmax: zeros(DType::F32, blocks)? },
+            false => Scales::Plain { absmax: room(DType::F32, blocks)? },
             true => Scales::Double {
-                codes: zeros(DType::U8, blocks)?,
-                nested: zeros(DType::F32, blocks.div_ceil(NESTED_BLOCK))?,
+                codes: room(DType::U8, blocks)?,
+                nested: room(DType::F32, blocks.div_ceil(NESTED_BLOCK))?,
                 map: Tensor::from_slice(device, &dynamic_map(), &[256])?,
-                offset: zeros(DType::F32, 1)?,
+                offset: room(DType::F32, 1)?,
             },
         };
-        Ok(Nf4Tensor { shape, codes: zeros(DType::U8, values / 2)?, scales })
+        Ok(Nf4Tensor { shape, codes: room(DType::U8, values / 2)?, scales })
     }
 
     /// Quantises a matrix. See [`quantize`].
@@ -211,6 +211,27 @@ pub fn quantize(x: &Tensor, out: &mut Nf4Tensor) -> super::Result {
             Ok(())
         }
         Device::Cuda(gpu) => cuda::quantize(gpu, x, out),
+    }
+}
+
+/// The second half of [`quantize`] for a weight whose codes came in parts: its absmax values become `out`'s scales.
+/// Double quantisation on a GPU takes 2048 bytes of the workspace.
+///
+/// - `absmax`: `[out * in / 64]`, f32
+pub fn quantize_absmax(absmax: &Tensor, out: &mut Nf4Tensor) -> super::Result {
+    let check = Check::new("nf4 quantize", absmax);
+    let blocks = out.check(&check)? / BLOCK;
+    check.tensor("absmax", absmax, &[blocks], F32)?;
+    match (&mut out.scales, check.device()) {
+        (Scales::Plain { absmax: to }, _) => Ok(to.copy_from(absmax)?),
+        (Scales::Double { codes, nested, map, offset }, Device::Cpu) => {
+            let (codes, nested) = (codes.as_mut_slice()?, nested.as_mut_slice()?);
+            Ok(offset.write(&[cpu::quantize_absmax(absmax.as_slice()?, map.as_slice()?, codes, nested)])?)
+        }
+        (scales, Device::Cuda(gpu)) => {
+            let partials = gpu.workspace(cuda::PARTIALS_BYTES)?;
+            cuda::quantize_absmax(gpu, absmax.address()?, blocks, partials, scales)
+        }
     }
 }
 
@@ -376,6 +397,8 @@ mod cuda {
     const THREADS: u32 = 256;
     /// Blocks that sum the absmax values, and sums that they leave, f64.
     const PARTIALS: usize = 256;
+    /// Their bytes.
+    pub const PARTIALS_BYTES: usize = PARTIALS * size_of::<f64>();
 
     pub fn quantize(gpu: &Gpu, x: &Tensor, out: &Nf4Tensor) -> Result {
         let (values, blocks) = (x.len(), x.len() / BLOCK);
@@ -383,15 +406,19 @@ mod cuda {
         let (partials, absmax) = match &out.scales {
             Scales::Plain { absmax } => (0, absmax.address()?),
             Scales::Double { .. } => {
-                let partials = gpu.workspace(PARTIALS * size_of::<f64>() + blocks * size_of::<f32>())?;
-                (partials, partials + (PARTIALS * size_of::<f64>()) as u64)
+                let partials = gpu.workspace(PARTIALS_BYTES + blocks * size_of::<f32>())?;
+                (partials, partials + PARTIALS_BYTES as u64)
             }
         };
         let params = Nf4QuantizeParams { x: x.address()?, codes: out.codes.address()?, absmax, count: values as u64 };
         let grid = [values.div_ceil(16 * THREADS as usize) as u32, 1, 1];
         gpu.launch(&Launch::new("nf4", kernel_for!(x.dtype(), "nf4_quantize"), grid, THREADS, params))?;
+        quantize_absmax(gpu, absmax, blocks, partials, &out.scales)
+    }
 
-        let Scales::Double { codes, nested, map, offset } = &out.scales else { return Ok(()) };
+    /// From the absmax values at an address, with room for the partial sums at another. Plain scales are those values.
+    pub fn quantize_absmax(gpu: &Gpu, absmax: u64, blocks: usize, partials: u64, scales: &Scales) -> Result {
+        let Scales::Double { codes, nested, map, offset } = scales else { return Ok(()) };
         let params = Nf4DoubleParams {
             absmax,
             partials,

@@ -354,6 +354,16 @@ void access(const void* pointer, size_t bytes, bool write) {
         (size_t)address, (size_t)nearest.begin, (size_t)nearest.end, (size_t)m->shared.range.begin, (size_t)m->shared.range.end);
 }
 
+// Blocks may meet here, so it is no race; that it lies in a buffer is checked.
+void atomic_min(uint64_t* at, uint64_t value) {
+    const uintptr_t address = (uintptr_t)at;
+    const Shadow* shadow = buffer_at(address);
+    if (!shadow || !shadow->range.holds(address, sizeof value)) fail("atomic_min at %#zx, in no buffer", (size_t)address);
+    uint64_t seen = __atomic_load_n(at, __ATOMIC_RELAXED);
+    while (value < seen && !__atomic_compare_exchange_n(at, &seen, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+}
+
 // The copy engine reads and writes at any time between issue and wait: checked at both, performed at the last moment.
 void copy_async(void* to, const void* from, unsigned bytes, unsigned valid) {
     if ((uintptr_t)to % bytes || (uintptr_t)from % bytes) fail("cp.async of %u bytes, misaligned", bytes);

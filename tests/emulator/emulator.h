@@ -69,6 +69,9 @@ void collective(const char* name, void* mine, void (*perform)(void* const* lanes
 // An access by an emulated instruction, checked like those that the compiler reports.
 void access(const void* address, size_t bytes, bool write);
 
+// In device memory, of any block.
+void atomic_min(uint64_t* at, uint64_t value);
+
 void copy_async(void* to, const void* from, unsigned bytes, unsigned valid);
 void copy_commit();
 void copy_wait(unsigned groups_left);
@@ -159,6 +162,10 @@ inline float __fsqrt_rn(float x) { return sqrtf(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __expf(float x) { return expf(x); }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+inline void sincospif(float x, float* sine, float* cosine) {
+    *sine = (float)sin(M_PI * x);
+    *cosine = (float)cos(M_PI * x);
+}
 inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
     const uint64_t bytes = (uint64_t)y << 32 | x;
     uint32_t result = 0;

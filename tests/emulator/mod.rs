@@ -5,7 +5,7 @@
 
 mod faults;
 
-use kiungo::device::{DeviceError, Executor, Launch, Recording};
+use kiungo::device::{DeviceError, Executor, Launch, Mark, Recording};
 use libloading::Library;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
@@ -132,6 +132,10 @@ impl Executor for Emulator {
         80
     }
 
+    fn beside(&self) -> Result<Box<dyn Executor>, DeviceError> {
+        Ok(Box::new(Emulator { memory: self.memory.clone(), recording: Arc::default() }))
+    }
+
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
         self.not_recorded("allocate")?;
         let data = vec![u128::MAX; (bytes + ALIGNMENT).div_ceil(16)];
@@ -229,6 +233,10 @@ impl Executor for Emulator {
 
     fn upload_pinned(&self, from: u64, to: u64, bytes: usize) -> Result<(), DeviceError> {
         self.copy(from, to, bytes)
+    }
+
+    fn mark(&self) -> Result<Mark, DeviceError> {
+        Ok(Mark::passed())
     }
 
     fn finished(&self) -> Result<bool, DeviceError> {

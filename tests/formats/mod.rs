@@ -8,6 +8,7 @@ mod safetensors;
 mod squad;
 mod text;
 mod tokenizer;
+mod weights;
 
 /// An error's words with a folder's path cut out, so that they can be compared whole.
 fn words(error: impl std::fmt::Display, folder: &std::path::Path) -> String {

@@ -3,6 +3,7 @@
 mod adamw;
 mod attention;
 mod clip;
+mod convert;
 mod cosine;
 mod cross_entropy;
 mod embedding;
@@ -11,6 +12,7 @@ mod in_batch;
 mod linear;
 mod lora;
 mod nf4;
+mod normal;
 mod philox;
 mod pooling;
 mod residual;

@@ -1,6 +1,7 @@
 mod adamw;
 pub mod attention;
 mod clip;
+mod convert;
 mod cosine;
 mod cross_entropy;
 mod embedding;
@@ -10,6 +11,7 @@ mod infonce;
 mod linear;
 mod lora;
 mod nf4;
+mod normal;
 mod philox;
 mod pooling;
 mod residual;

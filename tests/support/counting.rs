@@ -1,6 +1,6 @@
 //! An executor that counts what is asked of it.
 
-use kiungo::device::{DeviceError, Executor, Gpu, Launch, Recording};
+use kiungo::device::{DeviceError, Executor, Gpu, Launch, Mark, Recording};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -69,6 +69,13 @@ impl Executor for Counting {
     }
     fn capability(&self) -> u32 {
         self.inner.capability()
+    }
+    fn beside(&self) -> Result<Box<dyn Executor>, DeviceError> {
+        let inner = self.counted("beside").beside()?;
+        Ok(Box::new(Counting { inner, calls: self.calls.clone(), room: self.room }))
+    }
+    fn mark(&self) -> Result<Mark, DeviceError> {
+        self.counted("mark").mark()
     }
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
         let inner = self.counted("allocate");

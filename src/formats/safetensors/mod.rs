@@ -8,11 +8,13 @@ mod shards;
 mod write;
 
 pub use error::CheckpointError;
+pub use shards::INDEX;
 pub use write::{TensorLayout, write_safetensors};
 
 use crate::device::{DType, Device, Tensor};
 use crate::ops::Float;
-use half::{bf16, f16};
+use crate::ops::convert::{self, Stored};
+use half::bf16;
 use rayon::prelude::*;
 use safetensors::Dtype;
 use sha2::{Digest, Sha256};
@@ -171,59 +173,79 @@ impl Checkpoint {
         self.shards[info.shard].path.clone()
     }
 
-    fn read_float<T: Float>(&self, name: &str) -> Result<Vec<T>> {
+    /// Where a tensor of floats lies, to read it piece by piece.
+    pub fn floats(&self, name: &str) -> Result<Floats<'_>> {
         let info = self.tensor(name)?;
-        let (size, decode): (usize, Decode<T>) = match info.dtype {
-            Dtype::F32 => (4, |bytes, out| decode(bytes, out, f32::from_le_bytes)),
-            Dtype::F16 => (2, |bytes, out| decode(bytes, out, |b| f16::from_le_bytes(b).to_f32())),
-            Dtype::BF16 => (2, |bytes, out| decode(bytes, out, |b| bf16::from_le_bytes(b).to_f32())),
+        let stored = match info.dtype {
+            Dtype::F32 => Stored::F32,
+            Dtype::F16 => Stored::F16,
+            Dtype::BF16 => Stored::Bf16,
             found => {
                 let (path, found) = (self.file_of(info), found.to_string());
                 return Err(CheckpointError::DType { path, tensor: name.into(), expected: "F32, F16 or BF16", found });
             }
         };
-        let as_stored = matches!((info.dtype, T::DTYPE), (Dtype::F32, DType::F32) | (Dtype::BF16, DType::Bf16));
-        let shard = &self.shards[info.shard];
-        let mut values = vec![T::zeroed(); info.bytes / size];
+        Ok(Floats { shard: &self.shards[info.shard], start: info.start, count: info.bytes / stored.size(), stored })
+    }
+
+    fn read_float<T: Float>(&self, name: &str) -> Result<Vec<T>> {
+        let floats = self.floats(name)?;
+        let stored = floats.stored;
+        let as_stored = matches!((stored, T::DTYPE), (Stored::F32, DType::F32) | (Stored::Bf16, DType::Bf16));
+        let mut values = vec![T::zeroed(); floats.count];
         let chunks = values.par_chunks_mut(CHUNK).enumerate();
         let failed = chunks.map_init(Vec::new, |bytes, (i, out)| {
-            let start = info.start + i * CHUNK * size;
-            if as_stored {
-                shard.read(start, bytemuck::cast_slice_mut(out))?;
+            let found = if as_stored {
+                floats.read(i * CHUNK, bytemuck::cast_slice_mut(out))?;
+                convert::cpu::first_not_finite(out)
             } else {
-                bytes.resize(out.len() * size, 0);
-                shard.read(start, bytes)?;
-                decode(bytes, out);
-            }
-            match first_not_finite(out) {
+                bytes.resize(out.len() * stored.size(), 0);
+                floats.read(i * CHUNK, bytes)?;
+                convert::cpu::convert(stored, bytes, out)
+            };
+            match found {
                 None => Ok(()),
-                Some(at) => Err(self.not_finite(name, info, i * CHUNK + at, out[at])),
+                Some(at) => Err(self.not_finite(name, i * CHUNK + at, out[at].to_f32(), T::DTYPE)),
             }
         });
         failed.find_map_first(Result::err).map_or(Ok(values), Err)
     }
 
-    fn not_finite<T: Float>(&self, name: &str, info: &TensorInfo, flat: usize, value: T) -> CheckpointError {
+    /// The error for an element that is not finite as `dtype`, found by who read it elsewhere.
+    pub(super) fn not_finite_at(&self, name: &str, flat: usize, dtype: DType) -> CheckpointError {
+        let value = || -> Result<f32> {
+            let floats = self.floats(name)?;
+            let (mut bytes, mut value) = (vec![0; floats.stored.size()], [0.0f32]);
+            floats.read(flat, &mut bytes)?;
+            convert::cpu::convert(floats.stored, &bytes, &mut value);
+            Ok(if dtype == DType::Bf16 { bf16::from_f32(value[0]).to_f32() } else { value[0] })
+        };
+        value().map_or_else(|e| e, |value| self.not_finite(name, flat, value, dtype))
+    }
+
+    fn not_finite(&self, name: &str, flat: usize, value: f32, dtype: DType) -> CheckpointError {
         let mut rest = flat;
-        let mut index: Vec<usize> = info.shape.iter().rev().map(|&n| (rest % n, rest /= n).0).collect();
+        let shape = self.tensors.get(name).map(|info| info.shape.as_slice()).unwrap_or_default();
+        let mut index: Vec<usize> = shape.iter().rev().map(|&n| (rest % n, rest /= n).0).collect();
         index.reverse();
-        let (path, tensor, value) = (self.file_of(info), name.into(), value.to_f32());
-        CheckpointError::NotFinite { path, tensor, index, value, dtype: T::DTYPE }
+        CheckpointError::NotFinite { path: self.file_with(name), tensor: name.into(), index, value, dtype }
     }
 }
 
-fn first_not_finite<T: Float>(values: &[T]) -> Option<usize> {
-    // The search stops early and cannot be vectorised; the check before it can, and takes a third of the time.
-    let finite = |v: &T| v.to_f32().is_finite();
-    let all = values.iter().fold(true, |all, v| all & finite(v));
-    if all { None } else { values.iter().position(|v| !finite(v)) }
+/// Where a tensor of floats lies in a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Floats<'a> {
+    shard: &'a Shard,
+    start: usize,
+    /// Elements.
+    pub count: usize,
+    /// Their type.
+    pub stored: Stored,
 }
 
-/// Turns stored bytes into values.
-type Decode<T> = fn(&[u8], &mut [T]);
-
-fn decode<T: Float, const N: usize>(bytes: &[u8], out: &mut [T], widen: impl Fn([u8; N]) -> f32) {
-    for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
-        *out = T::from_f32(widen(*bytes));
+impl Floats<'_> {
+    /// Fills `bytes` from element `first` on. A file that has become shorter since it was opened is an error.
+    pub fn read(&self, first: usize, bytes: &mut [u8]) -> Result<()> {
+        self.shard.read(self.start + first * self.stored.size(), bytes)
     }
 }

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
 /// Name of the index of a checkpoint in several files.
-const INDEX: &str = "model.safetensors.index.json";
+pub const INDEX: &str = "model.safetensors.index.json";
 /// Longest header that the format allows.
 const MAX_HEADER: u64 = 100_000_000;
 
@@ -56,10 +56,16 @@ impl Shard {
         Ok(Shard { path, metadata, file, data_start })
     }
 
-    /// Fills `bytes` from `offset` on, counted from the end of the header.
+    /// Fills `bytes` from `offset` on, counted from the end of the header. A file that has become shorter is an error.
     pub fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<()> {
         let read = self.file.read_exact_at(bytes, self.data_start + offset as u64);
-        read.map_err(|source| CheckpointError::Read { path: self.path.clone(), source })
+        read.map_err(|source| match self.file.metadata() {
+            Ok(now) if source.kind() == io::ErrorKind::UnexpectedEof => {
+                let expected = self.data_start + self.metadata.data_len() as u64;
+                CheckpointError::Size { path: self.path.clone(), expected, found: now.len() }
+            }
+            _ => CheckpointError::Read { path: self.path.clone(), source },
+        })
     }
 }
 
