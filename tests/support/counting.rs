@@ -72,7 +72,7 @@ impl Executor for Counting {
     }
     fn beside(&self) -> Result<Box<dyn Executor>, DeviceError> {
         let inner = self.counted("beside").beside()?;
-        Ok(Box::new(Counting { inner, calls: self.calls.clone(), room: self.room }))
+        Ok(Box::new(Counting { inner, calls: self.calls.clone(), room: self.room, records: self.records }))
     }
     fn mark(&self) -> Result<Mark, DeviceError> {
         self.counted("mark").mark()
