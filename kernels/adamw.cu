@@ -7,6 +7,7 @@ template <class W, class G, class S> __device__ __forceinline__ void adamw_eleme
     const AdamwStep step = adamw_step(p);
     if (step.stopped) return;
     const AdamwFactors& f = step.factors;
+    float squares = 0.0f;
     my_eight(p.count, [&](auto kind, uint64_t i) {
         W* w = reinterpret_cast<W*>(p.w);
         S *m = reinterpret_cast<S*>(p.m), *v = reinterpret_cast<S*>(p.v);
@@ -16,6 +17,7 @@ template <class W, class G, class S> __device__ __forceinline__ void adamw_eleme
         Eight v8 = load_eight(kind, const_cast<const S*>(v), i, p.count);
 #pragma unroll
         for (int j = 0; j < 8; j++) {
+            squares += g8.v[j] * g8.v[j];
             const float g = __fmul_rn(g8.v[j], step.clip);
             const float m1 = __fadd_rn(m8.v[j], __fmul_rn(f.gradient, __fsub_rn(g, m8.v[j])));
             const float v1 = __fadd_rn(__fmul_rn(v8.v[j], f.beta2), __fmul_rn(__fmul_rn(f.square, g), g));
@@ -30,6 +32,7 @@ template <class W, class G, class S> __device__ __forceinline__ void adamw_eleme
         store_rounded(kind, v, p, step.number, SECOND, i, v8);
         store_copy(kind, p, i, w8);
     });
+    add_squares(p, squares);
 }
 
 // adamw_<weights>_<gradient>_<moments>

@@ -11,7 +11,6 @@
 #include "kernel.cuh"
 #include "ptx/math.cuh"
 #include "tile/adamw.cuh"
-#include "tile/reduce.cuh"
 
 struct Tables {
     float first[256][32], second[256][32];
@@ -79,8 +78,9 @@ __device__ __forceinline__ void store_bytes(Ragged, uint8_t* y, uint64_t i, uint
     }
 }
 
+// Returns the sum of squares of the lane's part of the gradient.
 template <class W, class G, class Kind>
-__device__ __forceinline__ void update(const AdamwParams& p, const AdamwStep& step, const Tables& tables, uint64_t block, Kind kind) {
+__device__ __forceinline__ float update(const AdamwParams& p, const AdamwStep& step, const Tables& tables, uint64_t block, Kind kind) {
     const AdamwFactors& f = step.factors;
     const uint32_t lane = threadIdx.x % 32;
     const uint64_t i = block * KIUNGO_ADAMW_BLOCK + lane * 8;
@@ -93,9 +93,10 @@ __device__ __forceinline__ void update(const AdamwParams& p, const AdamwStep& st
     const float m_scale = *m_absmax, v_scale = *v_absmax;
     // (m / correction1 * lr) / (sqrt(v) / root_correction + eps), multiplied out.
     const float step_size = __fmul_rn(f.step_size, f.root_correction), eps = __fmul_rn(f.eps, f.root_correction);
-    float m_most = 0.0f, v_most = 0.0f;
+    float m_most = 0.0f, v_most = 0.0f, squares = 0.0f;
 #pragma unroll
     for (int j = 0; j < 8; j++) {
+        squares += g8.v[j] * g8.v[j];
         const float g = __fmul_rn(g8.v[j], step.clip);
         const float m0 = __fmul_rn(tables.first[byte(m_codes, j)][lane], m_scale);
         const float v0 = __fmul_rn(tables.second[byte(v_codes, j)][lane], v_scale);
@@ -124,6 +125,7 @@ __device__ __forceinline__ void update(const AdamwParams& p, const AdamwStep& st
 #pragma unroll
     for (int j = 0; j < 8; j++) codes[j] = encode(tables.encode_second, __fmul_rn(v8.v[j], v_inverse));
     store_bytes(kind, v, i, p.count, third_bytes(codes));
+    return squares;
 }
 
 template <class W, class G> __device__ __forceinline__ void adamw_8bit(const AdamwParams& p) {
@@ -132,10 +134,12 @@ template <class W, class G> __device__ __forceinline__ void adamw_8bit(const Ada
     if (step.stopped) return;
     fill(*tables, p);
     const uint64_t warps = gridDim.x * blockDim.x / 32;
+    float squares = 0.0f;
     for (uint64_t block = (blockIdx.x * blockDim.x + threadIdx.x) / 32; block * KIUNGO_ADAMW_BLOCK < p.count; block += warps) {
-        if ((block + 1) * KIUNGO_ADAMW_BLOCK <= p.count) update<W, G>(p, step, *tables, block, Whole());
-        else update<W, G>(p, step, *tables, block, Ragged());
+        if ((block + 1) * KIUNGO_ADAMW_BLOCK <= p.count) squares += update<W, G>(p, step, *tables, block, Whole());
+        else squares += update<W, G>(p, step, *tables, block, Ragged());
     }
+    add_squares(p, squares);
 }
 
 // adamw_8bit_<weights>_<gradient>

@@ -3,8 +3,8 @@
 #include "tile/reduce.cuh"
 #include "tile/vector.cuh"
 
-KERNEL(clip_squares, SquaresParams, 256) {
-    const float* gradient = reinterpret_cast<const float*>(p.gradient);
+template <class T> __device__ __forceinline__ void clip_squares(const SquaresParams& p) {
+    const T* gradient = reinterpret_cast<const T*>(p.gradient);
     const uint64_t begin = (uint64_t)blockIdx.x * KIUNGO_SQUARES_CHUNK;
     const uint64_t end = begin + KIUNGO_SQUARES_CHUNK < p.count ? begin + KIUNGO_SQUARES_CHUNK : p.count;
     double sum = 0.0;
@@ -14,5 +14,10 @@ KERNEL(clip_squares, SquaresParams, 256) {
         for (int j = 0; j < 8; j++) sum += (double)g.v[j] * g.v[j];
     }
     sum = block_sum(sum);
-    if (threadIdx.x == 0) reinterpret_cast<float*>(p.squares)[blockIdx.x] = (float)sum;
+    if (threadIdx.x != 0) return;
+    float* square = reinterpret_cast<float*>(p.squares) + blockIdx.x;
+    *square = (p.accumulate ? *square : 0.0f) + (float)sum;
 }
+
+KERNEL(clip_squares_f32, SquaresParams, 256) { clip_squares<float>(p); }
+KERNEL(clip_squares_bf16, SquaresParams, 256) { clip_squares<bf16>(p); }

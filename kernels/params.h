@@ -293,9 +293,10 @@ typedef struct ResidualParams {
 /* clip.cu, one block for KIUNGO_SQUARES_CHUNK values */
 #define KIUNGO_SQUARES_CHUNK 16384
 typedef struct SquaresParams {
-    uint64_t gradient;  /* float [count] */
-    uint64_t squares;   /* float [ceil(count / KIUNGO_SQUARES_CHUNK)] */
+    uint64_t gradient;    /* T [count] */
+    uint64_t squares;     /* float [ceil(count / KIUNGO_SQUARES_CHUNK)] */
     uint64_t count;
+    uint64_t accumulate;  /* 1: add to squares */
 } SquaresParams;
 
 /* rope.cu, one block a token */
@@ -363,6 +364,7 @@ typedef struct AdamwParams {
     uint64_t m_absmax;  /* 8-bit: float [ceil(count / 256)] */
     uint64_t v_absmax;
     uint64_t tables;    /* 8-bit: float [256] for m, for v; uint32 [KIUNGO_ADAMW_KEYS] for m, for v */
+    uint64_t squares;   /* float [gridDim.x], or 0: each block adds the sum of squares of its part of the gradient */
     AdamwFactors factors;
     uint32_t seed_low;  /* of what is rounded at random, as the two below */
     uint32_t seed_high;

@@ -318,6 +318,7 @@ pub struct SquaresParams {
     pub gradient: u64,
     pub squares: u64,
     pub count: u64,
+    pub accumulate: u64,
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
@@ -376,6 +377,7 @@ pub struct AdamwParams {
     pub m_absmax: u64,
     pub v_absmax: u64,
     pub tables: u64,
+    pub squares: u64,
     pub factors: AdamwFactors,
     pub seed_low: u32,
     pub seed_high: u32,

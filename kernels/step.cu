@@ -23,3 +23,11 @@ KERNEL(step_judge, StepJudgeParams, 1024) {
     __threadfence_system();
     record->serial = state->serial;
 }
+
+// Before updates that do not wait for the norm of the gradient: loss and status alone are given.
+KERNEL(step_begin, StepJudgeParams, 32) {
+    if (threadIdx.x != 0) return;
+    StepStatus* status = reinterpret_cast<StepStatus*>(p.status);
+    if (!isfinite(*reinterpret_cast<const float*>(p.loss))) status->stopped = 1;
+    status->factor = 1.0f;
+}

@@ -14,7 +14,7 @@ macro_rules! words {
 
         impl std::str::FromStr for $type {
             type Err = String;
-            fn from_str(word: &str) -> Result<Self, String> {
+            fn from_str(word: &str) -> std::result::Result<Self, String> {
                 match word {
                     $($word => Ok($type::$variant),)+
                     other => Err(format!("{other:?} is no {}: choose one of {}", $what, [$($word),+].join(", "))),
@@ -23,13 +23,13 @@ macro_rules! words {
         }
 
         impl serde::Serialize for $type {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
                 $crate::words::as_word::serialize(self, serializer)
             }
         }
 
         impl<'de> serde::Deserialize<'de> for $type {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
                 $crate::words::as_word::deserialize(deserializer)
             }
         }

@@ -23,12 +23,13 @@ type Run = fn(&mut Bench) -> anyhow::Result<()>;
 type Reference = fn(&mut Criterion);
 
 /// Every op that has a benchmark.
-pub const ALL: [(&str, Run); 16] = [
+pub const ALL: [(&str, Run); 17] = [
     ("adamw", adamw::gpu),
     ("attention", attention::gpu),
     ("cross_entropy", cross_entropy::gpu),
     ("embed", embed::gpu),
     ("embedding", embedding::gpu),
+    ("full-step", crate::step::full::gpu),
     ("gemm", gemm::gpu),
     ("linear", linear::gpu),
     ("load", load::gpu),

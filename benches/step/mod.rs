@@ -1,5 +1,6 @@
 //! Whole training steps at Llama 3 8B's shape, with weights of random normal values made on the GPU.
 
+pub mod full;
 mod model;
 mod profile;
 pub mod word;

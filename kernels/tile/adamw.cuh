@@ -3,6 +3,7 @@
 #pragma once
 #include "kernel.cuh"
 #include "tile/philox.cuh"
+#include "tile/reduce.cuh"
 #include "tile/vector.cuh"
 
 struct AdamwStep {
@@ -55,4 +56,11 @@ template <class Kind> __device__ __forceinline__ void store_copy(Kind kind, cons
     if (!p.copy) return;
     if (p.copy_is_bf16) store_eight(kind, reinterpret_cast<bf16*>(p.copy), i, p.count, w);
     else store_eight(kind, reinterpret_cast<float*>(p.copy), i, p.count, w);
+}
+
+// Adds what all threads of the block bring to the block's sum of squares, if they are wanted.
+__device__ __forceinline__ void add_squares(const AdamwParams& p, float mine) {
+    if (!p.squares) return;
+    const double sum = block_sum((double)mine);
+    if (threadIdx.x == 0) reinterpret_cast<float*>(p.squares)[blockIdx.x] += (float)sum;
 }

@@ -7,6 +7,7 @@ use super::config::{Projection, Projection::*};
 use super::forward::Context;
 use super::model::Block;
 use crate::device::Tensor;
+use crate::ops::linear::Weight;
 use crate::ops::{Result, attention, linear, lora, rmsnorm, rope, swiglu};
 
 /// Where the gradients of a block's parameters are added. What does not learn has no place.
@@ -17,6 +18,22 @@ pub enum BlockGradients<'a> {
     Adapters(&'a mut BlockAdapters),
     /// All weights learn.
     Weights(&'a mut WeightGradients),
+    /// All weights learn, and those of the linear layers at once: no gradient of theirs is kept.
+    AtOnce {
+        /// `[hidden]`.
+        input_norm: &'a mut Tensor,
+        /// `[hidden]`.
+        post_norm: &'a mut Tensor,
+        /// Takes the linear layers' part.
+        linear: &'a mut dyn LearnLinear,
+    },
+}
+
+/// What is done with the gradient of a linear layer's weight instead of keeping it. The weight is not needed any more in the
+/// pass, and may change.
+pub trait LearnLinear {
+    /// The gradient is `dy^T x`.
+    fn learn(&mut self, projection: Projection, weight: &mut Weight, dy: &Tensor, x: &Tensor) -> Result;
 }
 
 /// f32 gradients of all of a block's weights.
@@ -31,17 +48,25 @@ pub struct WeightGradients {
 
 impl BlockGradients<'_> {
     fn input_norm(&mut self) -> Option<&mut Tensor> {
-        if let BlockGradients::Weights(w) = self { Some(&mut w.input_norm) } else { None }
+        match self {
+            BlockGradients::Weights(w) => Some(&mut w.input_norm),
+            BlockGradients::AtOnce { input_norm, .. } => Some(input_norm),
+            BlockGradients::Frozen | BlockGradients::Adapters(_) => None,
+        }
     }
 
     fn post_norm(&mut self) -> Option<&mut Tensor> {
-        if let BlockGradients::Weights(w) = self { Some(&mut w.post_norm) } else { None }
+        match self {
+            BlockGradients::Weights(w) => Some(&mut w.post_norm),
+            BlockGradients::AtOnce { post_norm, .. } => Some(post_norm),
+            BlockGradients::Frozen | BlockGradients::Adapters(_) => None,
+        }
     }
 }
 
 /// One linear layer's part of a backward pass.
 struct LinearBackward<'a, 'g> {
-    block: &'a Block,
+    weights: &'a mut PerProjection<Weight>,
     adapters: Option<Adapted<'a>>,
     low_rank: &'a PerProjection<Tensor>,
     gradients: BlockGradients<'g>,
@@ -59,13 +84,15 @@ impl LinearBackward<'_, '_> {
     ) -> Result {
         let dx = match dx {
             Some((dx, accumulate)) => {
-                linear::backward_input(dy, &self.block.linear[projection], dx, accumulate)?;
+                linear::backward_input(dy, &self.weights[projection], dx, accumulate)?;
                 Some(dx)
             }
             None => None,
         };
-        if let BlockGradients::Weights(gradients) = &mut self.gradients {
-            linear::backward_weight(dy, x, &mut gradients.linear[projection])?;
+        match &mut self.gradients {
+            BlockGradients::Weights(gradients) => linear::backward_weight(dy, x, &mut gradients.linear[projection])?,
+            BlockGradients::AtOnce { linear, .. } => linear.learn(projection, &mut self.weights[projection], dy, x)?,
+            BlockGradients::Frozen | BlockGradients::Adapters(_) => {}
         }
         let Some(factors) = self.adapters.and_then(|a| a.factors(projection)) else { return Ok(()) };
         let BlockGradients::Adapters(gradients) = &mut self.gradients else { return Ok(()) };
@@ -80,10 +107,10 @@ impl Block {
     ///
     /// `input` and `kept` are what [`Block::forward`] saw and left. Where nothing below learns,
     /// `input_gradient` is false: then `gradient` is left in an unfinished state, and the products that only it
-    /// needs are not computed.
+    /// needs are not computed. The block itself changes where weights [learn at once](BlockGradients::AtOnce) alone.
     #[allow(clippy::too_many_arguments)]
     pub fn backward(
-        &self,
+        &mut self,
         context: Context,
         adapters: Option<Adapted>,
         input: &Tensor,
@@ -95,14 +122,15 @@ impl Block {
     ) -> Result {
         let Context { config, rope, sequences } = context;
         let Scratch { dq, dk, dv, dattended, delta, dnormed, dgate, dup, dgated, dlow_rank: ds } = scratch;
-        let mut linear = LinearBackward { block: self, adapters, low_rank: &kept.low_rank, gradients };
+        let Block { input_norm, post_norm, linear: weights } = self;
+        let mut linear = LinearBackward { weights, adapters, low_rank: &kept.low_rank, gradients };
 
         // output = middle + down(silu(gate) * up)
         linear.run(Down, gradient, &kept.gated, Some((dgated, false)), ds)?;
         swiglu::backward(dgated, &kept.gate, &kept.up, dgate, dup)?;
         linear.run(Up, dup, &kept.mlp_input, Some((dnormed, false)), ds)?;
         linear.run(Gate, dgate, &kept.mlp_input, Some((dnormed, true)), ds)?;
-        let (weight, inv_rms) = (&self.post_norm, &kept.middle_inv_rms);
+        let (weight, inv_rms) = (&*post_norm, &kept.middle_inv_rms);
         rmsnorm::backward(dnormed, &kept.middle, weight, inv_rms, gradient, linear.gradients.post_norm())?;
 
         // middle = input + o(attention(rope(q), rope(k), v))
@@ -118,7 +146,7 @@ impl Block {
             accumulate = true;
         }
         if input_gradient {
-            let (weight, inv_rms) = (&self.input_norm, &kept.input_inv_rms);
+            let (weight, inv_rms) = (&*input_norm, &kept.input_inv_rms);
             rmsnorm::backward(dnormed, input, weight, inv_rms, gradient, linear.gradients.input_norm())?;
         }
         Ok(())

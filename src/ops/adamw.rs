@@ -7,9 +7,11 @@
 //!   moments, 14 with bf16 and 10 with 8-bit ones.
 //! - Error: a weight within 1e-7 of PyTorch, its update within 1e-5; a GPU gives the CPU's bytes.
 
+mod linear;
 pub mod maps;
 mod moments;
 
+pub use linear::{measure_linear, update_linear, update_linear_squares, update_linear_workspace};
 pub use moments::{BLOCK, Moments, Precision, Rounding, update, update_from};
 
 use super::check::{Check, F32, FLOAT};
@@ -152,16 +154,30 @@ fn run(
     match check.device() {
         Device::Cpu => {
             let Some((coefficients, clip, _)) = source.read()? else { return Ok(()) };
-            let (w, g, m, v) = (w.as_mut_slice()?, g.as_slice()?, m.as_mut_slice()?, v.as_mut_slice()?);
-            let dtype = copy.as_ref().map_or(DType::F32, |copy| copy.dtype());
-            with_float!(dtype, T => {
-                let copy = copy.map(|copy| copy.as_mut_slice::<T>()).transpose()?;
-                cpu::step(&coefficients, clip, w, g, m, v, copy);
-            });
+            on_cpu(&coefficients, clip, w, g, m, v, copy)?;
         }
         Device::Cuda(gpu) if !w.is_empty() => gpu.launch(&cuda::step(source, w, g, m, v, copy.as_deref())?)?,
         Device::Cuda(_) => {}
     }
+    Ok(())
+}
+
+/// All f32, but for the copy.
+fn on_cpu(
+    coefficients: &Coefficients,
+    clip: f32,
+    w: &mut Tensor,
+    g: &Tensor,
+    m: &mut Tensor,
+    v: &mut Tensor,
+    copy: Option<&mut Tensor>,
+) -> super::Result {
+    let (w, g, m, v) = (w.as_mut_slice()?, g.as_slice()?, m.as_mut_slice()?, v.as_mut_slice()?);
+    let dtype = copy.as_ref().map_or(DType::F32, |copy| copy.dtype());
+    with_float!(dtype, T => {
+        let copy = copy.map(|copy| copy.as_mut_slice::<T>()).transpose()?;
+        cpu::step(coefficients, clip, w, g, m, v, copy);
+    });
     Ok(())
 }
 
@@ -279,6 +295,7 @@ mod cuda {
         Ok(eight_a_thread("adamw", "adamw_f32_f32_f32", w.len(), params(source, w, g, m, v, copy)?))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the equations have that many names")]
     pub fn update(
         gpu: &Gpu,
         source: Source,
@@ -287,8 +304,10 @@ mod cuda {
         g: &Tensor,
         moments: &Moments,
         copy: Option<&Tensor>,
+        squares: Option<&Tensor>,
     ) -> Result<Launch> {
         let mut params = params(source, w, g, &moments.first, &moments.second, copy)?;
+        params.squares = squares.map_or(Ok(0), Tensor::address)?;
         (params.seed_low, params.seed_high) = (rounding.seed as u32, (rounding.seed >> 32) as u32);
         params.stream = rounding.stream;
         let bf16 = |t: &Tensor| t.dtype() == DType::Bf16;

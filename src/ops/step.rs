@@ -180,9 +180,32 @@ pub fn judge(loss: &Tensor, squares: &Tensor, state: &State, status: &mut Status
     }
 }
 
+/// Prepares the status for updates that come before the gradient's norm is known: they are left out where the loss is not
+/// finite, and nothing is clipped. [`judge`] follows them.
+///
+/// - `loss`: `[1]`, f32
+pub fn begin(loss: &Tensor, status: &mut Status) -> Result {
+    let check = Check::new("step", loss);
+    check.tensor("loss", loss, &[1], F32)?;
+    status.check(&check)?;
+    match check.device() {
+        Device::Cpu => {
+            let found = cpu::begin(loss.as_slice::<f32>()?[0], status.read()?);
+            Ok(status.0.write(bytemuck::bytes_of(&found))?)
+        }
+        Device::Cuda(gpu) => Ok(gpu.launch(&cuda::begin(loss, status)?)?),
+    }
+}
+
 /// The reference.
 pub mod cpu {
     use crate::ops::params::{StepRecord, StepState, StepStatus};
+
+    /// See [`super::begin`].
+    pub fn begin(loss: f32, status: StepStatus) -> StepStatus {
+        let stopped = if loss.is_finite() { status.stopped } else { 1 };
+        StepStatus { factor: 1.0, stopped, ..status }
+    }
 
     /// See [`super::judge`]: the new status, and the record.
     pub fn judge(loss: f32, squares: &[f32], state: &StepState, status: StepStatus) -> (StepStatus, StepRecord) {
@@ -202,6 +225,11 @@ mod cuda {
     use crate::ops::params::StepJudgeParams;
 
     const THREADS: u32 = 1024;
+
+    pub fn begin(loss: &Tensor, status: &Status) -> Result<Launch> {
+        let params = StepJudgeParams { loss: loss.address()?, status: status.address()?, ..Default::default() };
+        Ok(Launch::new("step", "step_begin", [1, 1, 1], 32, params))
+    }
 
     pub fn judge(
         loss: &Tensor,

@@ -1,8 +1,8 @@
 //! The parameters that learn, and their gradients.
 
-use super::optimizer::Parameter;
+use super::optimizer::{LinearUpdates, Parameter};
 use super::plan::Plan;
-use super::settings::{Method, Settings};
+use super::settings::{Master, Method, Settings, When};
 use crate::device::{DType, Device, DeviceError, Tensor};
 use crate::llama::PerProjection;
 use crate::llama::adapters::{Adapters, BlockAdapters, Lora};
@@ -27,7 +27,8 @@ pub struct LoraLearner {
     gradients: Adapters,
 }
 
-/// Gradients of all weights that learn, and f32 master copies of those that the model holds in fewer bits.
+/// Gradients of all weights that learn, but those of linear layers that learn at once; and f32 master copies, if wanted, of
+/// those that the model holds in fewer bits.
 pub struct FullLearner {
     embedding: Learned,
     blocks: Vec<BlockLearned>,
@@ -41,8 +42,15 @@ struct Learned {
 }
 
 struct BlockLearned {
-    gradients: WeightGradients,
+    gradients: Gradients,
     masters: PerProjection<Option<Tensor>>,
+}
+
+/// What is kept of a block's gradients.
+#[expect(clippy::large_enum_variant, reason = "one a block")]
+enum Gradients {
+    All(WeightGradients),
+    Norms { input_norm: Tensor, post_norm: Tensor },
 }
 
 impl Learner {
@@ -53,7 +61,7 @@ impl Learner {
                 let adapters = fresh_adapters(plan, settings, &model.config, &model.device)?;
                 Ok(Learner::Lora(LoraLearner::new(adapters, plan, &model.config, &model.device)?))
             }
-            Method::Full => Ok(Learner::Full(Box::new(FullLearner::new(plan, model)?))),
+            Method::Full => Ok(Learner::Full(Box::new(FullLearner::new(plan, settings, model)?))),
         }
     }
 
@@ -65,14 +73,19 @@ impl Learner {
         }
     }
 
-    /// Where a block's backward pass adds its gradients, with the adapters that its passes use.
-    pub fn block(&mut self, block: usize) -> (Option<&Adapters>, BlockGradients<'_>) {
+    /// Where a block's backward pass adds its gradients, with the adapters that its passes use. `updates` takes those of
+    /// linear layers that learn at once.
+    pub fn block<'a>(
+        &'a mut self,
+        block: usize,
+        updates: &'a mut LinearUpdates<'a>,
+    ) -> (Option<&'a Adapters>, BlockGradients<'a>) {
         match self {
             Learner::Lora(LoraLearner { adapters, gradients }) => {
                 let gradients = gradients.blocks.get_mut(&block);
                 (Some(&*adapters), gradients.map_or(BlockGradients::Frozen, BlockGradients::Adapters))
             }
-            Learner::Full(full) => (None, BlockGradients::Weights(&mut full.blocks[block].gradients)),
+            Learner::Full(full) => (None, full.blocks[block].gradients(block, updates)),
         }
     }
 
@@ -133,8 +146,8 @@ impl LoraLearner {
             for ((projection, lora), (_, gradient)) in adapters.iter_mut().zip(gradients.iter_mut()) {
                 let (Some(lora), Some(gradient)) = (lora, gradient) else { continue };
                 let name = |factor| format!("model.layers.{block}.{}.lora_{factor}.weight", projection.path());
-                list.push(Parameter { name: name("A"), master: &mut lora.a, gradient: &mut gradient.a, rounded: None });
-                list.push(Parameter { name: name("B"), master: &mut lora.b, gradient: &mut gradient.b, rounded: None });
+                list.push(own_master(name("A"), &mut lora.a, Some(&mut gradient.a)));
+                list.push(own_master(name("B"), &mut lora.b, Some(&mut gradient.b)));
             }
         }
         list
@@ -164,21 +177,21 @@ fn fresh_adapters(plan: &Plan, settings: &Settings, config: &Config, device: &De
 }
 
 impl Learned {
-    fn new(weight: &Tensor) -> Result<Learned, DeviceError> {
+    fn new(weight: &Tensor, master: Master) -> Result<Learned, DeviceError> {
         Ok(Learned {
             gradient: Tensor::zeros(&weight.device(), DType::F32, weight.shape())?,
-            master: master_of(weight)?,
+            master: master_of(weight, master)?,
         })
     }
 
     fn parameter<'a>(&'a mut self, name: String, weight: &'a mut Tensor) -> Parameter<'a> {
-        parameter(name, weight, &mut self.gradient, &mut self.master)
+        parameter(name, weight, Some(&mut self.gradient), &mut self.master)
     }
 }
 
-fn master_of(weight: &Tensor) -> Result<Option<Tensor>, DeviceError> {
-    match weight.dtype() {
-        DType::F32 => Ok(None),
+fn master_of(weight: &Tensor, master: Master) -> Result<Option<Tensor>, DeviceError> {
+    match (weight.dtype(), master) {
+        (DType::F32, _) | (_, Master::None) => Ok(None),
         _ => Ok(Some(Tensor::from_vec(&weight.device(), weight.to_f32()?, weight.shape())?)),
     }
 }
@@ -186,7 +199,7 @@ fn master_of(weight: &Tensor) -> Result<Option<Tensor>, DeviceError> {
 fn parameter<'a>(
     name: String,
     weight: &'a mut Tensor,
-    gradient: &'a mut Tensor,
+    gradient: Option<&'a mut Tensor>,
     master: &'a mut Option<Tensor>,
 ) -> Parameter<'a> {
     match master {
@@ -195,18 +208,18 @@ fn parameter<'a>(
     }
 }
 
-fn own_master<'a>(name: String, weight: &'a mut Tensor, gradient: &'a mut Tensor) -> Parameter<'a> {
+fn own_master<'a>(name: String, weight: &'a mut Tensor, gradient: Option<&'a mut Tensor>) -> Parameter<'a> {
     Parameter { name, master: weight, gradient, rounded: None }
 }
 
 impl FullLearner {
-    fn new(plan: &Plan, model: &Model) -> Result<FullLearner, DeviceError> {
-        let blocks = plan.learning.iter().map(|&b| BlockLearned::new(&model.blocks[b])).collect::<Result<_, _>>()?;
+    fn new(plan: &Plan, settings: &Settings, model: &Model) -> Result<FullLearner, DeviceError> {
+        let block = |&b: &usize| BlockLearned::new(&model.blocks[b], settings);
         let norm = model.final_norm.as_ref().filter(|_| plan.final_norm);
         Ok(FullLearner {
-            embedding: Learned::new(&model.embedding)?,
-            blocks,
-            final_norm: norm.map(Learned::new).transpose()?,
+            embedding: Learned::new(&model.embedding, settings.master)?,
+            blocks: plan.learning.iter().map(block).collect::<Result<_, _>>()?,
+            final_norm: norm.map(|norm| Learned::new(norm, settings.master)).transpose()?,
         })
     }
 
@@ -214,26 +227,23 @@ impl FullLearner {
         let learned = [&self.embedding].into_iter().chain(&self.final_norm);
         let mut list: Vec<&Tensor> = learned.flat_map(|l| [&l.gradient].into_iter().chain(&l.master)).collect();
         for BlockLearned { gradients, masters } in &self.blocks {
-            list.extend([&gradients.input_norm, &gradients.post_norm]);
-            list.extend(gradients.linear.iter().map(|(_, gradient)| gradient));
+            match gradients {
+                Gradients::All(WeightGradients { input_norm, post_norm, linear }) => {
+                    list.extend([input_norm, post_norm]);
+                    list.extend(linear.iter().map(|(_, gradient)| gradient));
+                }
+                Gradients::Norms { input_norm, post_norm } => list.extend([input_norm, post_norm]),
+            }
             list.extend(masters.iter().filter_map(|(_, master)| master.as_ref()));
         }
         list
     }
 
+    /// The embedding, then each block's norms and linear layers ([`first_linear`] counts on that), then the final norm.
     fn parameters<'a>(&'a mut self, model: &'a mut Model) -> Vec<Parameter<'a>> {
         let mut list = vec![self.embedding.parameter(names::EMBEDDING.into(), &mut model.embedding)];
         for (i, (learned, block)) in self.blocks.iter_mut().zip(&mut model.blocks).enumerate() {
-            let BlockLearned { gradients, masters } = learned;
-            let Block { input_norm, post_norm, linear } = block;
-            // Norm weights are always f32: they are their own masters.
-            list.push(own_master(names::input_norm(i), input_norm, &mut gradients.input_norm));
-            list.push(own_master(names::post_norm(i), post_norm, &mut gradients.post_norm));
-            let tensors = linear.iter_mut().zip(gradients.linear.iter_mut()).zip(masters.iter_mut());
-            for (((projection, weight), (_, gradient)), (_, master)) in tensors {
-                let Weight::Dense(weight) = weight else { continue };
-                list.push(parameter(names::linear(i, projection), weight, gradient, master));
-            }
+            list.extend(learned.parameters(i, block));
         }
         if let (Some(learned), Some(norm)) = (&mut self.final_norm, &mut model.final_norm) {
             list.push(learned.parameter(names::FINAL_NORM.into(), norm));
@@ -242,20 +252,61 @@ impl FullLearner {
     }
 }
 
+/// Of a block's parameters, those before its linear layers.
+const NORMS: usize = 2;
+
+/// The place of a block's first linear layer among the parameters of full training.
+fn first_linear(block: usize) -> usize {
+    1 + block * (NORMS + Projection::ALL.len()) + NORMS
+}
+
 impl BlockLearned {
-    fn new(block: &Block) -> Result<BlockLearned, DeviceError> {
+    fn new(block: &Block, settings: &Settings) -> Result<BlockLearned, DeviceError> {
         let zeros = |t: &Tensor| Tensor::zeros(&t.device(), DType::F32, t.shape());
         let dense = |p: Projection| match &block.linear[p] {
             Weight::Dense(weight) => Ok(weight),
             Weight::Nf4(_) => Err(DeviceError::DType { expected: DType::Bf16, found: DType::U8 }),
         };
-        Ok(BlockLearned {
-            gradients: WeightGradients {
-                input_norm: zeros(&block.input_norm)?,
-                post_norm: zeros(&block.post_norm)?,
-                linear: PerProjection::try_from_fn(|p| zeros(dense(p)?))?,
-            },
-            masters: PerProjection::try_from_fn(|p| master_of(dense(p)?))?,
-        })
+        let (input_norm, post_norm) = (zeros(&block.input_norm)?, zeros(&block.post_norm)?);
+        let gradients = match settings.update {
+            When::AtOnce => Gradients::Norms { input_norm, post_norm },
+            When::Together => {
+                let linear = PerProjection::try_from_fn(|p| zeros(dense(p)?))?;
+                Gradients::All(WeightGradients { input_norm, post_norm, linear })
+            }
+        };
+        let masters = PerProjection::try_from_fn(|p| master_of(dense(p)?, settings.master))?;
+        Ok(BlockLearned { gradients, masters })
+    }
+
+    fn gradients<'a>(&'a mut self, block: usize, updates: &'a mut LinearUpdates<'a>) -> BlockGradients<'a> {
+        match &mut self.gradients {
+            Gradients::All(gradients) => BlockGradients::Weights(gradients),
+            Gradients::Norms { input_norm, post_norm } => {
+                updates.of_block(first_linear(block), &mut self.masters);
+                BlockGradients::AtOnce { input_norm, post_norm, linear: updates }
+            }
+        }
+    }
+
+    fn parameters<'a>(&'a mut self, index: usize, block: &'a mut Block) -> Vec<Parameter<'a>> {
+        let Block { input_norm, post_norm, linear } = block;
+        let (norms, gradients) = match &mut self.gradients {
+            Gradients::All(g) => ([&mut g.input_norm, &mut g.post_norm], Some(&mut g.linear)),
+            Gradients::Norms { input_norm, post_norm } => ([input_norm, post_norm], None),
+        };
+        let [input_gradient, post_gradient] = norms;
+        // Norm weights are always f32: they are their own masters.
+        let mut list = vec![
+            own_master(names::input_norm(index), input_norm, Some(input_gradient)),
+            own_master(names::post_norm(index), post_norm, Some(post_gradient)),
+        ];
+        let mut gradients = gradients.map(PerProjection::iter_mut);
+        for ((projection, weight), (_, master)) in linear.iter_mut().zip(self.masters.iter_mut()) {
+            let gradient = gradients.as_mut().and_then(|g| g.next()).map(|(_, gradient)| gradient);
+            let Weight::Dense(weight) = weight else { continue };
+            list.push(parameter(names::linear(index, projection), weight, gradient, master));
+        }
+        list
     }
 }

@@ -1,46 +1,57 @@
 //! AdamW over the parameters that learn, with an optional clip of the gradient's norm.
 
+use super::settings::Settings;
 use crate::device::{DType, Device, Tensor};
+use crate::llama::PerProjection;
+use crate::llama::backward::LearnLinear;
+use crate::llama::config::Projection;
+use crate::ops::adamw::{self, Moments, Precision, Rounding};
+use crate::ops::linear::Weight;
 use crate::ops::step::{self, Metrics, State, Status};
-use crate::ops::{Result, adamw, clip};
+use crate::ops::{OpError, Result, clip};
 
 /// One tensor that learns, with its gradient.
 pub struct Parameter<'a> {
     /// Its name in a checkpoint.
     pub name: String,
-    /// f32 values: the weights themselves, or the master copy of weights held in fewer bits.
+    /// The values that learn: the weights themselves, or the f32 master copy of weights held in fewer bits.
     pub master: &'a mut Tensor,
-    /// f32 gradient.
-    pub gradient: &'a mut Tensor,
+    /// f32 gradient; None where it is not kept.
+    pub gradient: Option<&'a mut Tensor>,
     /// The weights that the model computes with, if they are held in fewer bits.
     pub rounded: Option<&'a mut Tensor>,
-}
-
-struct Moments {
-    first: Tensor,
-    second: Tensor,
 }
 
 /// The optimizer's state, one entry a parameter, in the order that they are given at every step.
 pub struct Optimizer {
     moments: Vec<Moments>,
-    /// Sums of squares of all gradients.
+    /// Sums of squares: first those of all gradients that are not kept, then those of each that is.
     squares: Tensor,
+    /// Where the second part begins.
+    kept: usize,
     status: Status,
+    seed: u64,
 }
 
 impl Optimizer {
     /// Zero moments for `parameters`.
-    pub fn new(device: &Device, parameters: &[Parameter]) -> Result<Optimizer> {
-        let moments = |p: &Parameter| {
-            let zeros = || Tensor::zeros(device, DType::F32, p.master.shape());
-            Ok(Moments { first: zeros()?, second: zeros()? })
-        };
-        let sums = parameters.iter().map(|p| clip::sums(p.gradient.len())).sum();
+    pub fn new(device: &Device, parameters: &[Parameter], settings: &Settings) -> Result<Optimizer> {
+        // A vector's would save next to nothing in fewer bits.
+        let precision = |shape: &[usize]| if shape.len() > 1 { settings.moments } else { Precision::F32 };
+        let moments = |p: &Parameter| Moments::new(device, precision(p.master.shape()), p.master.shape());
+        let (mut first, mut second) = (0, 0);
+        for p in parameters {
+            match &p.gradient {
+                Some(gradient) => second += clip::sums(gradient.len()),
+                None => first = adamw::update_linear_squares(p.master.len()).max(first),
+            }
+        }
         Ok(Optimizer {
-            moments: parameters.iter().map(moments).collect::<Result<_>>()?,
-            squares: Tensor::zeros(device, DType::F32, &[sums])?,
+            moments: parameters.iter().map(moments).collect::<std::result::Result<_, _>>()?,
+            squares: Tensor::zeros(device, DType::F32, &[first + second])?,
+            kept: first,
             status: Status::new(device)?,
+            seed: settings.seed,
         })
     }
 
@@ -55,17 +66,91 @@ impl Optimizer {
         metrics: &mut Metrics,
         parameters: &mut [Parameter],
     ) -> Result {
-        let mut first = 0;
-        for p in parameters.iter() {
-            clip::squares(p.gradient, &mut self.squares, first)?;
-            first += clip::sums(p.gradient.len());
+        self.judge(state, loss, metrics, parameters)?;
+        self.apply(state, parameters)
+    }
+
+    /// Prepares for updates that come before the norm of the gradient is known ([`LinearUpdates`]): a loss that is not finite
+    /// stops them.
+    pub fn begin(&mut self, loss: &Tensor) -> Result {
+        self.squares.fill_zero()?;
+        step::begin(loss, &mut self.status)
+    }
+
+    /// Finds the norm of the gradient, decides on the update, and writes the step's record.
+    pub fn judge(
+        &mut self,
+        state: &State,
+        loss: &Tensor,
+        metrics: &mut Metrics,
+        parameters: &mut [Parameter],
+    ) -> Result {
+        let mut first = self.kept;
+        for gradient in parameters.iter().filter_map(|p| p.gradient.as_deref()) {
+            clip::squares(gradient, &mut self.squares, first)?;
+            first += clip::sums(gradient.len());
         }
-        step::judge(loss, &self.squares, state, &mut self.status, metrics)?;
-        for (p, m) in parameters.iter_mut().zip(&mut self.moments) {
-            let rounded = p.rounded.as_deref_mut();
-            adamw::step_from(state, &self.status, p.master, p.gradient, &mut m.first, &mut m.second, rounded)?;
-            p.gradient.fill_zero()?;
+        step::judge(loss, &self.squares, state, &mut self.status, metrics)
+    }
+
+    /// Updates the parameters whose gradients are kept, and zeroes those.
+    pub fn apply(&mut self, state: &State, parameters: &mut [Parameter]) -> Result {
+        for (i, (p, moments)) in parameters.iter_mut().zip(&mut self.moments).enumerate() {
+            let Some(gradient) = &mut p.gradient else { continue };
+            let (rounding, rounded) = (Rounding { seed: self.seed, stream: i as u32 }, p.rounded.as_deref_mut());
+            adamw::update_from(state, &self.status, rounding, p.master, gradient, moments, rounded)?;
+            gradient.fill_zero()?;
         }
         Ok(())
+    }
+}
+
+/// What becomes of the gradients of linear layers that learn at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// They are added to the norm, and nothing changes: a clip must know it first.
+    Measure,
+    /// They are added to the norm, and the weights change.
+    Update,
+}
+
+/// The linear layers of a block that learn at once, as a backward pass comes by.
+pub struct LinearUpdates<'a> {
+    optimizer: &'a mut Optimizer,
+    state: &'a State,
+    pass: Pass,
+    block: Option<(usize, &'a mut PerProjection<Option<Tensor>>)>,
+}
+
+impl<'a> LinearUpdates<'a> {
+    /// For the blocks of one pass.
+    pub fn new(optimizer: &'a mut Optimizer, state: &'a State, pass: Pass) -> LinearUpdates<'a> {
+        LinearUpdates { optimizer, state, pass, block: None }
+    }
+
+    /// Goes on with the block whose linear layers are the parameters from `first` on, and have these master copies.
+    pub fn of_block(&mut self, first: usize, masters: &'a mut PerProjection<Option<Tensor>>) {
+        self.block = Some((first, masters));
+    }
+}
+
+impl LearnLinear for LinearUpdates<'_> {
+    fn learn(&mut self, projection: Projection, weight: &mut Weight, dy: &Tensor, x: &Tensor) -> Result {
+        let (Some((first, masters)), Weight::Dense(weight)) = (&mut self.block, weight) else {
+            return Err(OpError::Value { op: "step", message: format!("{projection} cannot learn") });
+        };
+        let Optimizer { moments, squares, status, seed, .. } = &mut *self.optimizer;
+        let index = *first + projection as usize;
+        let (w, copy) = match &mut masters[projection] {
+            Some(master) => (master, Some(weight)),
+            None => (weight, None),
+        };
+        match self.pass {
+            Pass::Measure => adamw::measure_linear(dy, x, w, squares),
+            Pass::Update => {
+                let rounding = Rounding { seed: *seed, stream: index as u32 };
+                adamw::update_linear(self.state, status, rounding, dy, x, w, &mut moments[index], copy, squares)
+            }
+        }
     }
 }

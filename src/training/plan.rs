@@ -1,11 +1,12 @@
 //! What a run needs, found before anything is loaded: blocks to read, to run and to train, and their bytes.
 
-use super::settings::{Method, Preset, Settings};
+use super::settings::{Keep, Master, Method, Preset, Settings, When};
 use crate::device::DType;
 use crate::llama::activations::{Activations, Scratch};
-use crate::llama::config::Config;
+use crate::llama::config::{Config, Projection};
 use crate::llama::model::Base;
 use crate::llama::{Layer, Parts};
+use crate::ops::adamw::Moments;
 
 /// A combination that cannot learn, or that means nothing.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,12 @@ impl Plan {
                 learning = (0..top).collect();
             }
             Method::Lora => {
+                if settings.update == When::AtOnce {
+                    return refuse(
+                        "--update at-once is for --method full: the gradients of adapters take no memory to speak of"
+                            .into(),
+                    );
+                }
                 if let Some(block) = settings.blocks.iter().find(|&&b| b >= config.layers) {
                     return refuse(format!(
                         "--blocks names block {block}, and the model has {} (0 is the first)",
@@ -111,21 +118,38 @@ impl Plan {
     pub fn memory(&self, settings: &Settings, config: &Config, compute: DType, tokens: usize, cached: usize) -> Memory {
         let rank = if settings.method == Method::Lora { settings.rank } else { 0 };
         let state = config.hidden_size * compute.size();
-        let kept_blocks = self.blocks - self.prefix;
-        let copies = match (settings.method, settings.base) {
-            // Gradient and two moments; weights that are not f32 have an f32 master copy beside them.
-            (Method::Full, Base::F32) => 3,
-            (Method::Full, _) => 4,
-            (Method::Lora, _) => 4,
-        };
+        let blocks = self.blocks - self.prefix;
+        let kept = if settings.keep == Keep::States { blocks.min(1) } else { blocks };
         Memory {
             weights: self.parts.bytes(config, settings.base),
-            learning: self.parameters * copies * DType::F32.size(),
+            learning: self.learning_bytes(settings, config),
             prefix: if self.prefix > 0 { cached * state } else { 0 },
-            activations: kept_blocks * Activations::bytes(config, compute, tokens, rank)
-                + (kept_blocks + 2) * tokens * state
+            activations: kept * Activations::bytes(config, compute, tokens, rank)
+                + (blocks + 2) * tokens * state
                 + Scratch::bytes(config, compute, tokens, rank),
         }
+    }
+}
+
+impl Plan {
+    /// Gradients, moments and f32 copies.
+    fn learning_bytes(&self, settings: &Settings, config: &Config) -> usize {
+        let (parameters, f32) = (self.parameters, DType::F32.size());
+        let moments = Moments::bytes(settings.moments, parameters);
+        if settings.method == Method::Lora {
+            return parameters * f32 + moments;
+        }
+        let master = if settings.base == Base::F32 || settings.master == Master::None { 0 } else { parameters * f32 };
+        let linear = Projection::ALL.map(|p| config.shape(p).iter().product::<usize>());
+        let gradients = match settings.update {
+            When::Together => parameters * f32,
+            // Of all but the linear layers, and of one of those at a time.
+            When::AtOnce => {
+                let kept = parameters - self.learning.len() * linear.iter().sum::<usize>();
+                kept * f32 + linear.into_iter().max().unwrap_or(0) * settings.base.dtype().size()
+            }
+        };
+        gradients + moments + master
     }
 }
 

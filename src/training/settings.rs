@@ -4,6 +4,7 @@ use crate::formats::tokenizer::Bos;
 use crate::llama::Layer;
 use crate::llama::config::{Config, Projection, Projections};
 use crate::llama::model::Base;
+use crate::ops::adamw::Precision;
 use crate::ops::infonce::Direction;
 use crate::ops::pooling::Pooling;
 use crate::words::as_word;
@@ -40,6 +41,39 @@ pub enum Decay {
     Constant,
 }
 crate::words::words! { Decay: "schedule" { Linear = "linear", Cosine = "cosine", Constant = "constant" } }
+
+/// Where weights learn that the model holds in bf16.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Master {
+    /// In an f32 copy, whose values are rounded to nearest for the model: 4 bytes a weight.
+    #[default]
+    F32,
+    /// In place, rounded at random: small updates are kept on average.
+    None,
+}
+crate::words::words! { Master: "master copy" { F32 = "f32", None = "none" } }
+
+/// When weights change in full training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum When {
+    /// Together, when all gradients are known: 4 bytes a weight hold them.
+    #[default]
+    Together,
+    /// A linear layer as soon as its own gradient is, which is not kept. A clip of the norm takes a second backward pass.
+    AtOnce,
+}
+crate::words::words! { When: "time of update" { Together = "together", AtOnce = "at-once" } }
+
+/// Whether activations are kept for the backward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// Of all blocks.
+    #[default]
+    All,
+    /// The states between blocks alone: the backward pass computes each block's again.
+    States,
+}
+crate::words::words! { Keep: "choice of activations" { All = "all", States = "states" } }
 
 /// A whole recipe to start from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +130,14 @@ pub struct Settings {
     pub schedule: Decay,
     /// Largest norm of the gradient, over all that learns.
     pub clip: Option<f32>,
+    /// What AdamW's moments are kept in.
+    pub moments: Precision,
+    /// Where bf16 weights learn.
+    pub master: Master,
+    /// When weights change.
+    pub update: When,
+    /// What is kept of the forward pass.
+    pub keep: Keep,
     /// Seeds the adapters' start, the order of pairs, dropout and every resampling.
     pub seed: u64,
     /// A new order of pairs each epoch.
@@ -138,6 +180,10 @@ impl Settings {
             weight_decay: 0.01,
             schedule: Decay::Linear,
             clip: None,
+            moments: Precision::default(),
+            master: Master::default(),
+            update: When::default(),
+            keep: Keep::default(),
             seed: 0,
             shuffle: true,
             training_pooling: Pooling::MeanNoSink,

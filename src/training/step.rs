@@ -4,9 +4,9 @@ use super::batch::{Batch, Group, Translations, largest_batch, padded_tokens};
 use super::graphs::{Graphs, Shape};
 use super::learner::Learner;
 use super::objective::Objective;
-use super::optimizer::Optimizer;
+use super::optimizer::{LinearUpdates, Optimizer, Pass};
 use super::plan::Plan;
-use super::settings::Settings;
+use super::settings::{Keep, Settings, When};
 use crate::device::{DType, Device, DeviceError, Gpu, Staging, Tensor};
 use crate::llama::Layer;
 use crate::llama::activations::{Activations, Scratch};
@@ -14,7 +14,7 @@ use crate::llama::adapters::StepDropout;
 use crate::llama::encode::Encoder;
 use crate::llama::forward::Context;
 use crate::llama::model::Model;
-use crate::ops::adamw::AdamW;
+use crate::ops::adamw::{self, AdamW};
 use crate::ops::infonce::{self, Direction};
 use crate::ops::linear::Weight;
 use crate::ops::params::StepRecord;
@@ -105,14 +105,14 @@ impl Trainer {
         group: &Group,
         translations: Translations,
     ) -> Result<Trainer> {
-        let optimizer = Optimizer::new(&model.device.clone(), &learner.parameters(&mut model))?;
+        let optimizer = Optimizer::new(&model.device.clone(), &learner.parameters(&mut model), settings)?;
         // A GPU replays the launches of a step, so batches are padded to shapes that recur; the CPU would only compute more.
         let pads = !model.device.is_cpu();
         let largest = largest_batch(group, settings.batch);
         let (tokens, pairs) = (if pads { padded_tokens(largest) } else { largest }, settings.batch.min(group.len()));
         let staged = Staging::bytes(Batch::staged_bytes(pairs, tokens).chain([State::BYTES]));
         let rank = learner.adapters().map_or(0, |a| a.rank);
-        reserve(&model, tokens, pairs, rank)?;
+        reserve(&model, tokens, pairs, rank, settings)?;
         let (config, device, compute) = (&model.config, &model.device, model.compute);
         let blocks = plan.blocks - plan.prefix;
         let state = || Tensor::zeros(device, compute, &[tokens, config.hidden_size]);
@@ -127,7 +127,7 @@ impl Trainer {
         Ok(Trainer {
             prefix: if plan.prefix > 0 { Some(Prefix::new(&model, plan.prefix, group)?) } else { None },
             states: (0..=blocks).map(|_| state()).collect::<std::result::Result<_, DeviceError>>()?,
-            kept: (0..blocks)
+            kept: (0..if settings.keep == Keep::States { blocks.min(1) } else { blocks })
                 .map(|_| Activations::new(config, device, compute, tokens, rank))
                 .collect::<std::result::Result<_, DeviceError>>()?,
             scratch: Scratch::new(config, device, compute, tokens, rank)?,
@@ -177,9 +177,40 @@ impl Trainer {
 
     /// The launches of a step whose batch is staged.
     fn update(&mut self) -> Result {
-        self.forward_backward()?;
+        self.forward()?;
+        self.objective()?;
+        match (self.settings.update, self.settings.clip) {
+            (When::Together, _) => {
+                self.backward(Pass::Update)?;
+                self.judge()?;
+            }
+            (When::AtOnce, None) => {
+                self.optimizer.begin(self.objective.loss())?;
+                self.backward(Pass::Update)?;
+                self.judge()?;
+            }
+            (When::AtOnce, Some(_)) => {
+                self.optimizer.begin(self.objective.loss())?;
+                self.backward(Pass::Measure)?;
+                self.judge()?;
+                self.clear_gradients()?;
+                self.objective()?;
+                self.backward(Pass::Update)?;
+            }
+        }
+        let Trainer { model, learner, optimizer, state, .. } = self;
+        optimizer.apply(state, &mut learner.parameters(model))
+    }
+
+    fn judge(&mut self) -> Result {
         let Trainer { model, learner, optimizer, state, objective, metrics, .. } = self;
-        optimizer.step(state, objective.loss(), metrics, &mut learner.parameters(model))
+        optimizer.judge(state, objective.loss(), metrics, &mut learner.parameters(model))
+    }
+
+    /// Of the parameters whose gradients are kept.
+    fn clear_gradients(&mut self) -> Result {
+        let parameters = self.learner.parameters(&mut self.model);
+        parameters.into_iter().filter_map(|p| p.gradient).try_for_each(|g| Ok(g.fill_zero()?))
     }
 
     /// What the arguments of [`Trainer::update`]'s launches depend on.
@@ -230,8 +261,14 @@ impl Trainer {
 
     /// Forward and backward alone: the loss, with the gradients added to the learner's. Waits for the device.
     pub fn gradients(&mut self, group: &Group, pairs: &[usize], step: u32) -> Result<f32> {
+        if self.settings.update == When::AtOnce {
+            let message = "weights that learn at once leave no gradients".into();
+            return Err(OpError::Value { op: "step", message });
+        }
         self.stage(group, pairs, step, 0.0)?;
-        self.forward_backward()?;
+        self.forward()?;
+        self.objective()?;
+        self.backward(Pass::Update)?;
         Ok(self.objective.loss().to_vec::<f32>()?[0])
     }
 
@@ -251,12 +288,6 @@ impl Trainer {
         self.set_tokens(self.batch.sequences.tokens())
     }
 
-    fn forward_backward(&mut self) -> Result {
-        self.forward()?;
-        self.objective()?;
-        self.backward()
-    }
-
     fn set_tokens(&mut self, tokens: usize) -> Result {
         self.states.iter_mut().try_for_each(|t| t.set_rows(tokens))?;
         self.kept.iter_mut().try_for_each(|k| k.set_tokens(tokens))?;
@@ -268,27 +299,32 @@ impl Trainer {
     }
 
     fn forward(&mut self) -> Result {
-        let Trainer { model, learner, states, kept, batch, state, settings, .. } = self;
-        let dropout = dropout(settings, state);
-        let table = self.prefix.as_ref().map_or(&model.embedding, |p| &p.states);
-        embedding::forward(table, &batch.rows, &mut states[0])?;
-        let context = Context { config: &model.config, rope: &model.rope, sequences: &batch.sequences };
-        for (i, kept) in kept.iter_mut().enumerate() {
-            let block = self.plan.prefix + i;
-            let adapters = learner.adapters().and_then(|a| a.of_block(block, dropout));
-            let [input, output] = &mut states[i..i + 2] else { unreachable!("one state more than blocks") };
-            model.blocks[block].forward(context, adapters, input, kept, output)?;
+        let table = self.prefix.as_ref().map_or(&self.model.embedding, |p| &p.states);
+        embedding::forward(table, &self.batch.rows, &mut self.states[0])?;
+        for block in self.plan.prefix..self.plan.blocks {
+            self.forward_block(block)?;
         }
-        if let (Some(normed), Some(norm)) = (&mut self.normed, &model.final_norm) {
-            let eps = model.config.rms_norm_eps;
-            rmsnorm::forward(&states[kept.len()], norm, eps, &mut normed.output, &mut normed.inv_rms)?;
+        let top = &self.states[self.plan.blocks - self.plan.prefix];
+        if let (Some(normed), Some(norm)) = (&mut self.normed, &self.model.final_norm) {
+            let eps = self.model.config.rms_norm_eps;
+            rmsnorm::forward(top, norm, eps, &mut normed.output, &mut normed.inv_rms)?;
         }
         Ok(())
     }
 
+    fn forward_block(&mut self, block: usize) -> Result {
+        let Trainer { model, learner, states, kept, batch, state, settings, plan, .. } = self;
+        let context = Context { config: &model.config, rope: &model.rope, sequences: &batch.sequences };
+        let adapters = learner.adapters().and_then(|a| a.of_block(block, dropout(settings, state)));
+        let i = block - plan.prefix;
+        let kept = &mut kept[if settings.keep == Keep::States { 0 } else { i }];
+        let [input, output] = &mut states[i..i + 2] else { unreachable!("one state more than blocks") };
+        model.blocks[block].forward(context, adapters, input, kept, output)
+    }
+
     /// Leaves the gradient of the last block's output in `self.gradient`.
     fn objective(&mut self) -> Result {
-        let top = &self.states[self.kept.len()];
+        let top = &self.states[self.plan.blocks - self.plan.prefix];
         let (Some(normed), Some(norm)) = (&mut self.normed, &self.model.final_norm) else {
             return self.objective.run(&self.settings, &self.batch, top, &mut self.gradient);
         };
@@ -298,39 +334,39 @@ impl Trainer {
         rmsnorm::backward(&normed.gradient, top, norm, &normed.inv_rms, &mut self.gradient, dweight)
     }
 
-    fn backward(&mut self) -> Result {
+    fn backward(&mut self, pass: Pass) -> Result {
+        for block in (self.plan.prefix..self.plan.blocks).rev() {
+            if self.settings.keep == Keep::States {
+                self.forward_block(block)?;
+            }
+            self.backward_block(block, pass)?;
+        }
+        match self.learner.embedding() {
+            Some(dtable) => embedding::backward(&self.gradient, &self.batch.rows, dtable),
+            None => Ok(()),
+        }
+    }
+
+    fn backward_block(&mut self, block: usize, pass: Pass) -> Result {
         let Trainer { model, learner, states, kept, scratch, gradient, plan, batch, state, settings, .. } = self;
         let dropout = dropout(settings, state);
         let context = Context { config: &model.config, rope: &model.rope, sequences: &batch.sequences };
-        let lowest = plan.prefix;
-        for block in (lowest..plan.blocks).rev() {
-            let i = block - lowest;
-            let input_gradient = block > lowest || plan.embedding;
-            let (adapters, gradients) = learner.block(block);
-            let adapters = adapters.and_then(|a| a.of_block(block, dropout));
-            model.blocks[block].backward(
-                context,
-                adapters,
-                &states[i],
-                &kept[i],
-                gradient,
-                scratch,
-                gradients,
-                input_gradient,
-            )?;
-        }
-        match learner.embedding() {
-            Some(dtable) => embedding::backward(gradient, &batch.rows, dtable),
-            None => Ok(()),
-        }
+        let i = block - plan.prefix;
+        let input_gradient = block > plan.prefix || plan.embedding;
+        let mut updates = LinearUpdates::new(&mut self.optimizer, state, pass);
+        let (adapters, gradients) = learner.block(block, &mut updates);
+        let adapters = adapters.and_then(|a| a.of_block(block, dropout));
+        let kept = &kept[if settings.keep == Keep::States { 0 } else { i }];
+        model.blocks[block].backward(context, adapters, &states[i], kept, gradient, scratch, gradients, input_gradient)
     }
 }
 
 /// Makes the workspace as large as the largest batch needs it, so that it grows in no step.
-fn reserve(model: &Model, tokens: usize, pairs: usize, rank: usize) -> Result {
+fn reserve(model: &Model, tokens: usize, pairs: usize, rank: usize, settings: &Settings) -> Result {
     let Device::Cuda(gpu) = &model.device else { return Ok(()) };
     // Fewer tokens may need more: their sums are cut into more parts.
     let product = |weight: &Weight| match rank {
+        0 if settings.update == When::AtOnce => weight.tensors().into_iter().map(adamw::update_linear_workspace).sum(),
         0 => weight.workspace_bytes(),
         rank => (1..=tokens).map(|tokens| lora::linear_workspace(gpu, tokens, weight, rank)).max().unwrap_or(0),
     };

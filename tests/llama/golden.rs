@@ -54,8 +54,7 @@ fn logits(model: &Model, pass: &Pass) -> Tensor {
 }
 
 /// Loss and all gradients by checkpoint name.
-fn gradients(model: &Model, pass: &Pass, labels: &Tensor) -> (f32, BTreeMap<String, Tensor>) {
-    let config = &model.config;
+fn gradients(model: &mut Model, pass: &Pass, labels: &Tensor) -> (f32, BTreeMap<String, Tensor>) {
     let shape = |t: &Tensor| zeros(t.shape());
     let (mut loss, mut dnormed, mut dhead) = (zeros(&[1]), shape(&pass.normed), shape(model.head().unwrap()));
     cross_entropy::forward_backward(
@@ -69,13 +68,13 @@ fn gradients(model: &Model, pass: &Pass, labels: &Tensor) -> (f32, BTreeMap<Stri
     .unwrap();
     let mut all = BTreeMap::new();
     let mut gradient = shape(&dnormed);
-    let (norm, mut dnorm) = (model.final_norm.as_ref().unwrap(), zeros(&[config.hidden_size]));
+    let (norm, mut dnorm) = (model.final_norm.as_ref().unwrap(), zeros(&[model.config.hidden_size]));
     let top = pass.states.last().unwrap();
     rmsnorm::backward(&dnormed, top, norm, &pass.inv_rms, &mut gradient, Some(&mut dnorm)).unwrap();
     all.insert(names::FINAL_NORM.to_string(), dnorm);
-    let context = Context { config, rope: &model.rope, sequences: &pass.sequences };
     let mut scratch = pass.scratch(model, 0);
-    for (i, block) in model.blocks.iter().enumerate().rev() {
+    let context = Context { config: &model.config, rope: &model.rope, sequences: &pass.sequences };
+    for (i, block) in model.blocks.iter_mut().enumerate().rev() {
         let mut g = WeightGradients {
             input_norm: shape(&block.input_norm),
             post_norm: shape(&block.post_norm),
@@ -95,7 +94,7 @@ fn gradients(model: &Model, pass: &Pass, labels: &Tensor) -> (f32, BTreeMap<Stri
             all.insert(linear_name(i, p), Tensor::from_vec(&Device::Cpu, g.to_f32().unwrap(), g.shape()).unwrap());
         }
     }
-    let mut dembedding = if config.tie_word_embeddings {
+    let mut dembedding = if model.config.tie_word_embeddings {
         dhead
     } else {
         all.insert(names::HEAD.to_string(), dhead);
@@ -108,7 +107,7 @@ fn gradients(model: &Model, pass: &Pass, labels: &Tensor) -> (f32, BTreeMap<Stri
 
 #[test]
 fn states_logits_and_loss_match_float64() {
-    let model = open("tiny-llama", Base::F32);
+    let mut model = open("tiny-llama", Base::F32);
     let (golden, inputs) = (Golden::open("golden_f64.safetensors"), Golden::open("inputs.safetensors"));
     for (case, lengths) in [("a", vec![16, 16]), ("b", vec![8, 5, 3])] {
         let texts = texts(&inputs, &format!("{case}.input_ids"), &lengths);
@@ -116,18 +115,18 @@ fn states_logits_and_loss_match_float64() {
         let logits = logits(&model, &pass);
         let name = format!("{case}.logits");
         assert_close(&name, logits.as_slice::<f32>().unwrap(), &packed(&golden, &name, &lengths), BOUND);
-        let (loss, _) = gradients(&model, &pass, &labels(&texts));
+        let (loss, _) = gradients(&mut model, &pass, &labels(&texts));
         assert_close("loss", &[loss], golden.get(&format!("{case}.loss")), BOUND);
     }
 }
 
 #[test]
 fn every_gradient_matches_float64() {
-    let model = open("tiny-llama", Base::F32);
+    let mut model = open("tiny-llama", Base::F32);
     let (golden, inputs) = (Golden::open("grads_a.safetensors"), Golden::open("inputs.safetensors"));
     let texts = texts(&inputs, "a.input_ids", &[16, 16]);
     let pass = Pass::forward(&model, None, &texts);
-    let (_, all) = gradients(&model, &pass, &labels(&texts));
+    let (_, all) = gradients(&mut model, &pass, &labels(&texts));
     assert_eq!(all.len(), 39);
     for (name, gradient) in &all {
         assert_close(name, gradient.as_slice::<f32>().unwrap(), golden.get(name), BOUND);
@@ -143,7 +142,7 @@ fn adamw_steps_match_float64() {
     let mut moments: BTreeMap<String, (Tensor, Tensor)> = BTreeMap::new();
     for t in 1..=3 {
         let pass = Pass::forward(&model, None, &texts);
-        let (loss, all) = gradients(&model, &pass, &labels(&texts));
+        let (loss, all) = gradients(&mut model, &pass, &labels(&texts));
         assert_close("loss", &[loss], &golden.get("losses")[t - 1..t], 1e-4);
         for (name, gradient) in &all {
             let (m, v) =
@@ -235,7 +234,7 @@ fn llama3_scaling_of_the_rotary_embedding_matches_float64() {
 fn other_layouts_match_float64() {
     let golden = Golden::open("more.safetensors");
     for case in ["tied", "wide-heads"] {
-        let model = open(case, Base::F32);
+        let mut model = open(case, Base::F32);
         let lengths = lengths(&golden, &format!("{case}.attention_mask"));
         let texts = texts(&golden, &format!("{case}.input_ids"), &lengths);
         let pass = Pass::forward(&model, None, &texts);
@@ -243,7 +242,7 @@ fn other_layouts_match_float64() {
             let name = format!("{case}.hidden.{l}");
             assert_close(&name, state.as_slice::<f32>().unwrap(), golden.get(&name), BOUND);
         }
-        let (loss, all) = gradients(&model, &pass, &golden_labels(&golden, case, &lengths));
+        let (loss, all) = gradients(&mut model, &pass, &golden_labels(&golden, case, &lengths));
         assert_close("loss", &[loss], golden.get(&format!("{case}.loss")), BOUND);
         let prefix = format!("{case}.grad.");
         let named = golden.names().into_iter().filter_map(|n| n.strip_prefix(&prefix));

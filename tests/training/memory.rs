@@ -11,7 +11,7 @@ use kiungo::training::step::Trainer;
 /// What `kiungo train` does before its first step, and what it would print where that fails.
 fn prepare(device: &Device, method: Method) -> Result<Trainer, String> {
     let said = |error: anyhow::Error| format!("{error:#}");
-    let (settings, plan, model) = try_setup(device, DType::Bf16, method).map_err(said)?;
+    let (settings, plan, model) = try_setup(device, DType::Bf16, method, |_| {}).map_err(said)?;
     let group = group(&Golden::open("words.safetensors"));
     let translations = Translations::new(&group.pairs);
     Trainer::new(model, &settings, &plan, &group, translations).map_err(|error| said(error.into()))

@@ -8,12 +8,13 @@ use kiungo::formats::weights::{Options, load};
 use kiungo::llama::Layer;
 use kiungo::llama::config::Config;
 use kiungo::llama::model::{Base, Model};
+use kiungo::ops::adamw::Precision;
 use kiungo::training::batch::{Group, Translations};
 use kiungo::training::builtin;
 use kiungo::training::learner::Learner;
 use kiungo::training::plan::Plan;
 use kiungo::training::run::{Event, Go, run};
-use kiungo::training::settings::{Method, Preset, Settings};
+use kiungo::training::settings::{Keep, Master, Method, Preset, Settings, When};
 use kiungo::training::step::Trainer;
 use rayon::ThreadPoolBuilder;
 
@@ -69,7 +70,7 @@ fn train(input: &Input, settings: &Settings, compute: DType) -> (Vec<f32>, Vec<u
     })
     .unwrap();
     let parameters = trainer.learner.parameters(&mut trainer.model);
-    let bytes = parameters.iter().flat_map(|p| p.master.to_vec::<f32>().unwrap()).map(f32::to_bits).collect();
+    let bytes = parameters.iter().flat_map(|p| p.master.to_f32().unwrap()).map(f32::to_bits).collect();
     (losses, bytes)
 }
 
@@ -136,4 +137,49 @@ fn adapters_learn_on_a_4_bit_base() {
     let quantised = Settings { base: Base::Nf4Double, ..settings(&input.config, Method::Lora) };
     let (losses, _) = train(&input, &quantised, DType::F32);
     assert!(losses.last() < losses.first(), "{losses:?}");
+}
+
+/// What fewer bytes must not change: where nothing is rounded otherwise, nothing at all.
+#[test]
+fn learning_at_once_and_keeping_states_alone_change_nothing() {
+    let input = input();
+    for target in [Layer::Hidden(2), Layer::Final] {
+        let base = Base::F32;
+        let plain = Settings { target, base, epochs: 2, ..settings(&input.config, Method::Full) };
+        let expected = train(&input, &plain, DType::F32);
+        let at_once = Settings { update: When::AtOnce, ..plain.clone() };
+        assert!(train(&input, &at_once, DType::F32) == expected, "at once, target {target}");
+        let states = Settings { keep: Keep::States, ..at_once.clone() };
+        assert!(train(&input, &states, DType::F32) == expected, "states alone, target {target}");
+
+        // The norm that clips is summed in another order.
+        let (losses, _) = train(&input, &Settings { clip: Some(0.1), ..plain }, DType::F32);
+        let (found, _) = train(&input, &Settings { clip: Some(0.1), ..states }, DType::F32);
+        assert!(losses != expected.0, "no gradient was clipped");
+        for (a, b) in losses.iter().zip(&found) {
+            assert!((a - b).abs() < 1e-3 * a.abs(), "clipped, target {target}: {losses:?}\n{found:?}");
+        }
+    }
+    let lora = settings(&input.config, Method::Lora);
+    let states = Settings { keep: Keep::States, ..lora.clone() };
+    assert!(train(&input, &states, DType::F32) == train(&input, &lora, DType::F32), "states alone, adapters");
+}
+
+/// bf16 weights that are rounded at random, and moments of fewer bits, learn as f32 does.
+#[test]
+fn weights_and_moments_of_few_bits_learn() {
+    let input = input();
+    let exact = settings(&input.config, Method::Full);
+    let mean = |l: &[f32]| l.iter().sum::<f32>() / l.len() as f32;
+    let (losses, _) = train(&input, &exact, DType::F32);
+    let reached = mean(&losses[9..]);
+    for moments in [Precision::F32, Precision::Bf16, Precision::Blocks8] {
+        for update in [When::Together, When::AtOnce] {
+            let few = Settings { moments, update, master: Master::None, ..exact.clone() };
+            let (losses, weights) = train(&input, &few, DType::F32);
+            let found = mean(&losses[9..]);
+            assert!((found - reached).abs() < 0.05 * reached, "{moments} {update}: {found}, f32 {reached}");
+            assert!(train(&input, &few, DType::F32).1 == weights, "{moments} {update}: other bytes");
+        }
+    }
 }

@@ -5,10 +5,11 @@ use crate::formats::tokenizer::Bos;
 use crate::llama::Layer;
 use crate::llama::config::{Config, Projections};
 use crate::llama::model::Base;
+use crate::ops::adamw::Precision;
 use crate::ops::infonce::Direction;
 use crate::ops::pooling::Pooling;
 use crate::training::builtin;
-use crate::training::settings::{Decay, Loss, Method, Preset, Settings};
+use crate::training::settings::{Decay, Keep, Loss, Master, Method, Preset, Settings, When};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -90,6 +91,18 @@ pub struct Train {
     /// Largest norm of the gradient [no clipping]
     #[arg(long, value_name = "N")]
     pub clip: Option<f32>,
+    /// AdamW's moments: f32, bf16 or 8-bit, 8, 4 or 2 bytes a weight [f32]
+    #[arg(long, value_name = "NAME")]
+    pub moments: Option<Precision>,
+    /// Where bf16 weights learn: f32 (in a copy of 4 bytes a weight) or none (in place, rounded at random) [f32]
+    #[arg(long, value_name = "NAME")]
+    pub master: Option<Master>,
+    /// When weights change in full training: together, or at-once, which keeps no gradients of linear layers [together]
+    #[arg(long, value_name = "NAME")]
+    pub update: Option<When>,
+    /// What the backward pass finds: all activations, or states between blocks, which takes a second forward pass [all]
+    #[arg(long, value_name = "NAME")]
+    pub keep: Option<Keep>,
     /// Seeds the adapters, the order of pairs, dropout, splits and resampling
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -213,6 +226,10 @@ impl Train {
         set(&mut s.pooling, &self.pooling);
         set(&mut s.bos, &self.bos);
         set(&mut s.max_length, &self.max_length);
+        set(&mut s.moments, &self.moments);
+        set(&mut s.master, &self.master);
+        set(&mut s.update, &self.update);
+        set(&mut s.keep, &self.keep);
         s.clip = self.clip.or(s.clip);
         s.seed = self.seed;
         s.shuffle = self.shuffle == Switch::On;

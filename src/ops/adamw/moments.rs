@@ -25,6 +25,8 @@ pub enum Precision {
     Blocks8,
 }
 
+crate::words::words! { Precision: "precision of moments" { F32 = "f32", Bf16 = "bf16", Blocks8 = "8-bit" } }
+
 /// The first and second moments of one parameter.
 #[derive(Debug)]
 pub struct Moments {
@@ -60,6 +62,15 @@ impl Moments {
         };
         let zeros = || Tensor::zeros(device, dtype, shape);
         Ok(Moments { first: zeros()?, second: zeros()?, blocks })
+    }
+
+    /// Bytes of the moments of `count` weights.
+    pub fn bytes(precision: Precision, count: usize) -> usize {
+        match precision {
+            Precision::F32 => 2 * count * DType::F32.size(),
+            Precision::Bf16 => 2 * count * DType::Bf16.size(),
+            Precision::Blocks8 => 2 * (count + count.div_ceil(BLOCK) * DType::F32.size()),
+        }
     }
 
     /// What they are kept in.
@@ -115,7 +126,7 @@ pub fn update(
     copy: Option<&mut Tensor>,
 ) -> Result {
     adamw.check(&Check::new("adamw", w), t)?;
-    run(Source::Host(adamw.coefficients(t), t), rounding, w, g, moments, copy)
+    run(Source::Host(adamw.coefficients(t), t), rounding, w, g, moments, copy, None)
 }
 
 /// [`update`] with what stands in memory of the device, as [`step_from`](super::step_from).
@@ -131,16 +142,26 @@ pub fn update_from(
     let check = Check::new("adamw", w);
     state.check(&check)?;
     status.check(&check)?;
-    run(Source::Device(state, status), rounding, w, g, moments, copy)
+    run(Source::Device(state, status), rounding, w, g, moments, copy, None)
 }
 
-fn run(
+/// How many sums of squares an update of `len` weights may write, on any device.
+pub(super) fn sums(len: usize) -> usize {
+    len.div_ceil(EIGHTS)
+}
+
+/// Elements of a block of `adamw.cu`; that of 8-bit moments has more.
+const EIGHTS: usize = 256 * 8;
+
+/// See [`update`]. The squares of the gradient, summed in parts, are added to `squares[..sums(w.len())]`.
+pub(super) fn run(
     source: Source,
     rounding: Rounding,
     w: &mut Tensor,
     g: &Tensor,
     moments: &mut Moments,
     copy: Option<&mut Tensor>,
+    squares: Option<&mut Tensor>,
 ) -> Result {
     let check = Check::new("adamw", w);
     check.dtype("w", w, FLOAT)?;
@@ -154,10 +175,16 @@ fn run(
         check.tensor("copy", copy, w.shape(), FLOAT)?;
         check.value(w.dtype() == DType::F32, || "a copy of bf16 weights: they are read as they are".into())?;
     }
+    if let Some(squares) = &squares {
+        check.tensor("squares", squares, &[squares.len()], F32)?;
+        let needed = sums(w.len());
+        check.value(squares.len() >= needed, || format!("{needed} sums of squares, and room for {}", squares.len()))?;
+    }
     match check.device() {
-        Device::Cpu => on_cpu(source, rounding, w, g, moments, copy),
+        Device::Cpu => on_cpu(source, rounding, w, g, moments, copy, squares),
         Device::Cuda(gpu) if !w.is_empty() => {
-            Ok(gpu.launch(&super::cuda::update(gpu, source, rounding, w, g, moments, copy.as_deref())?)?)
+            let (copy, squares) = (copy.as_deref(), squares.as_deref());
+            Ok(gpu.launch(&super::cuda::update(gpu, source, rounding, w, g, moments, copy, squares)?)?)
         }
         Device::Cuda(_) => Ok(()),
     }
@@ -170,10 +197,17 @@ fn on_cpu(
     g: &Tensor,
     moments: &mut Moments,
     copy: Option<&mut Tensor>,
+    squares: Option<&mut Tensor>,
 ) -> Result {
     let Some((coefficients, clip, number)) = source.read()? else { return Ok(()) };
+    if let Some(squares) = squares {
+        with_float!(g.dtype(), G => cpu::add_squares::<G>(g.as_slice()?, squares.as_mut_slice()?));
+    }
     let step = cpu::Step { coefficients, clip, number, rounding };
     let Moments { first, second, blocks } = moments;
+    if [&*w, g, first].iter().all(|t| t.dtype() == DType::F32) && blocks.is_none() {
+        return super::on_cpu(&coefficients, clip, w, g, first, second, copy);
+    }
     with_float!(w.dtype(), W => with_float!(g.dtype(), G => {
         let (w, g) = (w.as_mut_slice::<W>()?, g.as_slice::<G>()?);
         match blocks {
@@ -248,6 +282,13 @@ pub mod cpu {
     /// A bf16, as f32: away from zero with the probability of what is cut off.
     fn round_at_random(x: f32, sixteen_bits: u32) -> f32 {
         if x.is_nan() { x } else { f32::from_bits(x.to_bits().wrapping_add(sixteen_bits) & 0xffff_0000) }
+    }
+
+    /// Adds the sum of squares of each block of a gradient to its place.
+    pub fn add_squares<G: Float>(g: &[G], squares: &mut [f32]) {
+        squares.par_iter_mut().zip(g.par_chunks(super::EIGHTS)).for_each(|(square, g)| {
+            *square += g.iter().map(|g| f64::from(g.to_f32()).powi(2)).sum::<f64>() as f32;
+        });
     }
 
     fn widened<T: Float>(x: &[T]) -> Vec<f32> {
