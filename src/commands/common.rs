@@ -1,7 +1,9 @@
 //! What subcommands share: choosing the device, progress, words for lists.
 
 use crate::device::{DType, Device, DeviceError};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use std::cell::Cell;
+use std::time::Instant;
 
 /// Where to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +77,43 @@ pub fn progress(length: usize, what: &'static str) -> ProgressBar {
     match style {
         Ok(style) => bar.with_style(style.progress_chars("=> ")),
         Err(_) => bar,
+    }
+}
+
+/// A bar over the tokens of texts that are done in their order, with tokens a second and the time left.
+pub struct TextBar {
+    bar: ProgressBar,
+    /// Tokens of all texts up to each.
+    ends: Vec<usize>,
+    done: Cell<usize>,
+    begin: Instant,
+}
+
+impl TextBar {
+    /// For texts of so many tokens each.
+    pub fn new(lengths: impl Iterator<Item = usize>, what: &'static str) -> TextBar {
+        let ends: Vec<usize> = lengths.scan(0, |sum, n| Some((*sum += n, *sum).1)).collect();
+        let bar = progress(ends.last().copied().unwrap_or(0), what);
+        let template = "{prefix:>12} [{bar:30}] {human_pos}/{human_len} tokens, {per_sec} {elapsed}<{eta}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        TextBar { bar, ends, done: Cell::new(0), begin: Instant::now() }
+    }
+
+    /// So many further texts are done.
+    pub fn advance(&self, texts: usize) {
+        self.done.set(self.done.get() + texts);
+        let tokens = self.done.get().checked_sub(1).and_then(|last| self.ends.get(last));
+        self.bar.set_position(tokens.copied().unwrap_or(0) as u64);
+    }
+
+    /// Takes the bar away and says how long it took.
+    pub fn finish(self) {
+        self.bar.finish_and_clear();
+        let (tokens, seconds) = (self.ends.last().copied().unwrap_or(0), self.begin.elapsed().as_secs_f64());
+        let rate = HumanCount((tokens as f64 / seconds.max(1e-9)) as u64);
+        eprintln!("{} tokens in {seconds:.1} s: {rate} tokens/s", HumanCount(tokens as u64));
     }
 }
 

@@ -1,12 +1,13 @@
 //! `kiungo embed`: texts to vectors in a file.
 
-use super::common;
-use super::reader::{Reader, ReaderArgs};
+use super::common::TextBar;
+use super::reader::{Opened, Reader, ReaderArgs};
 use crate::formats::safetensors::{CheckpointError, TensorLayout, write_safetensors};
 use crate::llama::Layer;
 use crate::retrieval::embed::{embed, states};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use rayon::prelude::*;
 use safetensors::Dtype;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -41,17 +42,19 @@ impl Embed {
         let mut truncated = 0;
         let texts = ids_of_lines(&texts, &reader, &mut truncated)?;
         let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
-        let (model, adapters) = reader.open(texts.iter().map(|t| t.len()).max().unwrap_or(1))?;
+        let Some(opened) = reader.open(std::slice::from_ref(&texts))? else { return Ok(()) };
+        let Opened { model, adapters, .. } = &opened;
 
-        let bar = common::progress(texts.len(), "embedding");
-        let (layers, advance) = (&reader.layers, |n| bar.inc(n as u64));
+        let bar = TextBar::new(texts.iter().map(|t| t.len()), "embedding");
+        let (layers, advance) = (&reader.layers, |n| bar.advance(n));
         let values: Vec<Vec<f32>> = if tokens {
-            states(&model, adapters.as_ref(), &texts, layers, advance)?
+            states(model, adapters.as_ref(), &texts, layers, advance)?
         } else {
-            let embeddings = embed(&model, adapters.as_ref(), &texts, layers, reader.pooling, advance)?;
+            let embeddings = embed(model, adapters.as_ref(), &texts, layers, reader.pooling, advance)?;
             embeddings.into_iter().map(|e| e.into_values()).collect()
         };
-        bar.finish_and_clear();
+        bar.finish();
+        opened.say_peak();
         write(&output, &reader, tokens.then_some(&texts), values)?;
         let (n, output) = (texts.len(), output.display());
         let layers: Vec<String> = layers.iter().map(Layer::to_string).collect();
@@ -103,10 +106,15 @@ fn ids_of_lines(path: &Path, reader: &Reader, truncated: &mut usize) -> Result<V
         anyhow::anyhow!("{}:{line}: not UTF-8; save the file as UTF-8", path.display())
     })?;
     let encode = reader.encoding();
-    let ids = |(i, line): (usize, &str)| {
-        encode.ids(line.trim(), truncated).with_context(|| format!("{}:{}", path.display(), i + 1))
+    let lines: Vec<&str> = text.lines().collect();
+    let ids = |(i, line): (usize, &&str)| {
+        let mut cut = 0;
+        let ids = encode.ids(line.trim(), &mut cut).with_context(|| format!("{}:{}", path.display(), i + 1))?;
+        Ok((ids, cut))
     };
-    let texts = text.lines().enumerate().map(ids).collect::<Result<Vec<_>>>()?;
+    let (texts, cut): (Vec<Vec<u32>>, Vec<usize>) =
+        lines.par_iter().enumerate().map(ids).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    *truncated += cut.into_iter().sum::<usize>();
     ensure!(!texts.is_empty(), "{}: no texts; give one a line", path.display());
     Ok(texts)
 }

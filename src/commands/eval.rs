@@ -1,8 +1,8 @@
 //! `kiungo eval`: question-to-paragraph retrieval of a model, with or without an adapter.
 
-use super::common;
+use super::common::TextBar;
 use super::inputs;
-use super::reader::ReaderArgs;
+use super::reader::{Opened, ReaderArgs};
 use crate::retrieval::questions;
 use crate::training::outcome::QuestionScores;
 use anyhow::{Context, Result};
@@ -32,15 +32,16 @@ impl Eval {
     pub fn run(self) -> Result<()> {
         let reader = self.reader.resolve()?;
         let languages = inputs::languages(&self.xquad, self.languages.as_deref(), &reader.encoding())?;
-        let longest = languages.iter().map(|l| l.longest()).max().unwrap_or(1);
-        let (model, adapters) = reader.open(longest)?;
+        let texts: Vec<Vec<&[u32]>> =
+            languages.iter().map(|l| l.paragraphs.iter().chain(&l.questions).map(Vec::as_slice).collect()).collect();
+        let Some(opened) = reader.open(&texts)? else { return Ok(()) };
+        let Opened { model, adapters, .. } = &opened;
 
-        let bar = common::progress(languages.iter().map(|l| l.texts()).sum(), "scoring");
+        let bar = TextBar::new(texts.iter().flatten().map(|t| t.len()), "embedding");
         let directions =
-            questions::score(&model, adapters.as_ref(), &languages, &reader.layers, reader.pooling, |n| {
-                bar.inc(n as u64)
-            })?;
-        bar.finish_and_clear();
+            questions::score(model, adapters.as_ref(), &languages, &reader.layers, reader.pooling, |n| bar.advance(n))?;
+        bar.finish();
+        opened.say_peak();
         let rows: Vec<QuestionScores> = directions.iter().map(QuestionScores::new).collect();
         if self.json {
             println!("{}", serde_json::to_string_pretty(&rows).context("writing JSON")?);

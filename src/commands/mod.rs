@@ -6,6 +6,7 @@ mod embed;
 mod eval;
 mod inputs;
 mod model;
+mod plan;
 mod quantize;
 mod random;
 mod reader;

@@ -3,16 +3,19 @@
 use super::common::{self, Compute, DeviceChoice};
 use super::inputs::{self, Encoding};
 use super::model::Source;
-use crate::device::Device;
+use super::plan;
+use crate::device::{DType, Device};
 use crate::formats::kiungo_json::{self, Record};
 use crate::formats::safetensors::Checkpoint;
 use crate::formats::tokenizer::{Bos, Tokenizer};
-use crate::formats::weights::Options;
+use crate::formats::weights::{Options, Transfer};
 use crate::llama::adapters::Adapters;
 use crate::llama::config::Config;
 use crate::llama::model::{Base, Model};
-use crate::llama::{Layer, Parts};
+use crate::llama::plan::{During, Ledger, Way};
+use crate::llama::{Layer, Parts, random};
 use crate::ops::pooling::Pooling;
+use crate::retrieval::embed;
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use std::fmt::Display;
@@ -52,6 +55,9 @@ pub struct ReaderArgs {
     /// Precision of activations: f32 or bf16 [f32 on the CPU, bf16 on a GPU]
     #[arg(long, value_name = "NAME")]
     compute: Option<Compute>,
+    /// Print what would be read and held, and stop
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// What the arguments come to, before weights are read.
@@ -100,19 +106,32 @@ impl Reader {
         Encoding { tokenizer: &self.tokenizer, bos: self.bos, max_length: self.max_length }
     }
 
-    /// Opens the device, and reads as much of the model as the layers need, for texts of up to `longest` tokens.
-    pub fn open(&self, longest: usize) -> Result<(Model, Option<Adapters>)> {
+    /// Opens the device, says what is read and held, and reads as much of the model as the layers need to embed `texts`,
+    /// a list at a time. None for a dry run, which ends here; an error where there is no room.
+    pub fn open(&self, texts: &[Vec<&[u32]>]) -> Result<Option<Opened>> {
         let device = common::open_device(self.args.device)?;
         let compute = Compute::or_default(self.args.compute, &device);
         let checkpoint = self.args.model.checkpoint()?;
-        let parts = Parts {
-            blocks: self.layers.iter().map(|l| l.blocks(&self.config)).max().unwrap_or(0),
-            final_norm: self.layers.contains(&Layer::Final),
-            head: false,
-        };
-        let options = Options { parts, base: self.base, compute, device: &device, positions: longest };
-        let model = self.args.model.load(checkpoint.as_ref(), &self.config, options, |_| {})?;
-        Ok((model, self.adapters(checkpoint.as_ref(), &device)?))
+        let held = Held { reader: self, checkpoint: checkpoint.as_ref(), device: &device, compute, texts };
+        let ledger = held.ledger(self.base, &self.layers);
+        let parts = parts(&self.layers, &self.config);
+        if self.args.dry_run {
+            if let Some(checkpoint) = &checkpoint {
+                println!("{}", plan::reads(checkpoint, parts));
+            }
+            println!("{}", plan::table(&ledger, &device));
+        }
+        plan::fit(&ledger, &device, || held.ways())?;
+        if self.args.dry_run {
+            return Ok(None);
+        }
+        let positions = held.positions();
+        let options = Options { parts, base: self.base, compute, device: &device, positions };
+        let bar = common::progress(1 + parts.blocks * 9, "loading");
+        let model = self.args.model.load(checkpoint.as_ref(), &self.config, options, |_| bar.inc(1))?;
+        bar.finish_and_clear();
+        let adapters = self.adapters(checkpoint.as_ref(), &device)?;
+        Ok(Some(Opened { model, adapters, ledger }))
     }
 
     fn adapters(&self, checkpoint: Option<&Checkpoint>, device: &Device) -> Result<Option<Adapters>> {
@@ -121,6 +140,87 @@ impl Reader {
             record.check_base(checkpoint, folder)?;
         }
         inputs::adapters(folder, &self.config, device).map(Some)
+    }
+}
+
+/// A model that was read.
+pub struct Opened {
+    pub model: Model,
+    pub adapters: Option<Adapters>,
+    ledger: Ledger,
+}
+
+impl Opened {
+    /// Says what memory it took, where the device counts.
+    pub fn say_peak(&self) {
+        plan::say_peak(&self.ledger, &self.model.device);
+    }
+}
+
+fn parts(layers: &[Layer], config: &Config) -> Parts {
+    Parts {
+        blocks: layers.iter().map(|l| l.blocks(config)).max().unwrap_or(0),
+        final_norm: layers.contains(&Layer::Final),
+        head: false,
+    }
+}
+
+/// What reading texts will hold.
+struct Held<'a> {
+    reader: &'a Reader,
+    checkpoint: Option<&'a Checkpoint>,
+    device: &'a Device,
+    compute: DType,
+    texts: &'a [Vec<&'a [u32]>],
+}
+
+impl Held<'_> {
+    /// The longest text, tokens.
+    fn positions(&self) -> usize {
+        self.texts.iter().flatten().map(|t| t.len()).max().unwrap_or(1)
+    }
+
+    fn ledger(&self, base: Base, layers: &[Layer]) -> Ledger {
+        let Held { checkpoint, device, compute, texts, .. } = *self;
+        let config = &self.reader.config;
+        let parts = parts(layers, config);
+        let mut ledger = Ledger::of_model(config, parts, base, self.positions());
+        let (what, reading) = match checkpoint {
+            None => ("a weight that is drawn", random::device_bytes(config, base)),
+            Some(_) if device.is_cpu() => ("", 0),
+            Some(checkpoint) => {
+                ("buffers of the reader", Transfer::default().device_bytes(checkpoint, config, parts, base))
+            }
+        };
+        if reading > 0 {
+            ledger.add(what, reading, During::Loading);
+        }
+        // An adapter's rank is in its files; what it takes here is a fraction of a percent.
+        let of = |texts: &Vec<&[u32]>| embed::memory(config, compute, 0, device, texts, layers.len());
+        let largest = texts.iter().map(of).max_by_key(|uses| uses.iter().map(|(_, bytes)| bytes).sum::<usize>());
+        for (what, bytes) in largest.into_iter().flatten() {
+            ledger.add(what, bytes, During::Running);
+        }
+        ledger
+    }
+
+    /// Runs that hold less, the one that gives up least first.
+    fn ways(&self) -> Vec<Way> {
+        let Reader { base, layers, config, .. } = self.reader;
+        let way = |change: String, base, layers: &[Layer]| Way { change, peak: self.ledger(base, layers).peak() };
+        let finer = [Base::Bf16, Base::Nf4, Base::Nf4Double].into_iter().skip_while(|other| match base {
+            Base::F32 => false,
+            Base::Bf16 => *other != Base::Nf4,
+            Base::Nf4 | Base::Nf4Double => *other != Base::Nf4Double,
+        });
+        let stored = config.quantization.is_some();
+        let mut ways: Vec<Way> = finer
+            .filter(|other| !stored && other != base)
+            .map(|base| way(format!("--base {base}"), base, layers))
+            .collect();
+        let top = parts(layers, config).blocks;
+        ways.extend((0..top).rev().map(|l| way(format!("--layers {l}"), *base, &[Layer::Hidden(l)])));
+        ways
     }
 }
 

@@ -6,7 +6,7 @@ use super::config::Config;
 use super::forward::Context;
 use super::layer::Layer;
 use super::model::Model;
-use crate::device::{DType, Device, Mark, Staging, Tensor};
+use crate::device::{DType, Device, Gpu, Mark, Staging, Tensor};
 use crate::ops::sequences::Sequences;
 use crate::ops::{OpError, Result, embedding, rmsnorm};
 use std::collections::VecDeque;
@@ -42,8 +42,17 @@ pub struct Encoder<'m> {
 struct Batch {
     ids: Tensor,
     staging: Staging,
-    /// Behind the batches that may still be running, the oldest first, with their tokens.
-    running: VecDeque<(Mark, usize)>,
+    /// Behind the batches that may still be running, the oldest first.
+    running: VecDeque<(Mark, Done)>,
+}
+
+/// A batch that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// Its texts.
+    pub texts: usize,
+    /// Their tokens.
+    pub tokens: usize,
 }
 
 impl<'m> Encoder<'m> {
@@ -52,6 +61,8 @@ impl<'m> Encoder<'m> {
     /// Tokens that a GPU is given at a time where there are so many: enough that weights are read, and dequantised, in a
     /// fraction of the time that the products take.
     pub const MANY_TOKENS: usize = 16384;
+    /// Bytes of memory from which on a GPU is given so many.
+    const LARGE_CARD: usize = 30 << 30;
     /// Batches that the host may be ahead of the device.
     const AHEAD: usize = 2;
 
@@ -91,11 +102,22 @@ impl<'m> Encoder<'m> {
         })
     }
 
-    /// The tokens to run at a time for these texts: all of them, or as many as serve the device, or the longest text.
+    /// The tokens to run at a time for these texts.
     pub fn budget(device: &Device, texts: &[&[u32]]) -> usize {
-        let most = if device.is_cpu() { Self::TOKENS } else { Self::MANY_TOKENS };
-        let longest = texts.iter().map(|t| t.len()).max().unwrap_or(0);
-        texts.iter().map(|t| t.len()).sum::<usize>().min(most).max(longest).max(1)
+        let (tokens, longest) = texts.iter().fold((0, 0), |(sum, most), t| (sum + t.len(), most.max(t.len())));
+        Encoder::budget_for(device, tokens, longest)
+    }
+
+    /// The same for texts of so many tokens, the longest of so many: all of them, or as many as serve the device, or the
+    /// longest text.
+    pub fn budget_for(device: &Device, tokens: usize, longest: usize) -> usize {
+        // A card too small for many has little of everything; what is free at the moment must not change results.
+        let small = |gpu: &Gpu| gpu.memory().is_some_and(|memory| memory.total < Self::LARGE_CARD);
+        let most = match device {
+            Device::Cuda(gpu) if !small(gpu) => Self::MANY_TOKENS,
+            _ => Self::TOKENS,
+        };
+        tokens.min(most).max(longest).max(1)
     }
 
     /// Bytes of the buffers of an encoder.
@@ -112,22 +134,23 @@ impl<'m> Encoder<'m> {
         self.run_with_progress(texts, layers, visit, |_| {})
     }
 
-    /// The same; `progress` is told the tokens of each batch that has ended.
+    /// The same; `progress` hears of each batch that has ended.
     pub fn run_with_progress(
         &mut self,
         texts: &[&[u32]],
         layers: &[Layer],
         mut visit: impl FnMut(Encoded) -> Result,
-        progress: impl Fn(usize),
+        progress: impl Fn(Done),
     ) -> Result {
         for texts_in_batch in batches(texts, self.budget) {
             let batch = &texts[texts_in_batch.clone()];
             let lengths: Vec<usize> = batch.iter().map(|t| t.len()).collect();
-            let tokens = self.batch.send(&batch.concat(), &lengths, &mut self.sequences, &progress)?;
+            self.batch.send(&batch.concat(), &lengths, &mut self.sequences, &progress)?;
             self.forward(layers, |layer, sequences, states| {
                 visit(Encoded { texts: texts_in_batch.clone(), sequences, layer, states })
             })?;
-            self.batch.running.push_back((self.model.device.mark()?, tokens));
+            let done = Done { texts: lengths.len(), tokens: self.sequences.tokens() };
+            self.batch.running.push_back((self.model.device.mark()?, done));
         }
         self.batch.wait_for(0, &progress)
     }
@@ -166,27 +189,20 @@ impl<'m> Encoder<'m> {
 
 impl Batch {
     /// Sends ids and places for what is launched next. Waits only for batches that are too far back.
-    fn send(
-        &mut self,
-        ids: &[u32],
-        lengths: &[usize],
-        sequences: &mut Sequences,
-        progress: impl Fn(usize),
-    ) -> Result<usize> {
+    fn send(&mut self, ids: &[u32], lengths: &[usize], sequences: &mut Sequences, progress: impl Fn(Done)) -> Result {
         self.wait_for(Encoder::AHEAD, progress)?;
         self.staging.begin();
         sequences.set(&mut self.staging, lengths)?;
         self.ids.set_rows(ids.len())?;
-        self.staging.write(ids, &mut self.ids)?;
-        Ok(ids.len())
+        Ok(self.staging.write(ids, &mut self.ids)?)
     }
 
     /// Waits until at most so many batches may be running.
-    fn wait_for(&mut self, most: usize, progress: impl Fn(usize)) -> Result {
+    fn wait_for(&mut self, most: usize, progress: impl Fn(Done)) -> Result {
         while self.running.len() > most {
-            let Some((mark, tokens)) = self.running.pop_front() else { break };
+            let Some((mark, done)) = self.running.pop_front() else { break };
             mark.wait()?;
-            progress(tokens);
+            progress(done);
         }
         Ok(())
     }

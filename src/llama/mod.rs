@@ -11,6 +11,7 @@ pub mod encode;
 pub mod forward;
 mod layer;
 pub mod model;
+pub mod plan;
 mod projections;
 pub mod random;
 

@@ -26,6 +26,11 @@ impl Base {
         if quantization.double { Base::Nf4Double } else { Base::Nf4 }
     }
 
+    /// True for 4 bits.
+    pub fn is_quantised(self) -> bool {
+        matches!(self, Base::Nf4 | Base::Nf4Double)
+    }
+
     /// Element type of what is not quantised: the embedding, and the head.
     pub fn dtype(self) -> DType {
         match self {
@@ -49,7 +54,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// True for a weight that these parts need, by its [name](names).
+    /// True for a weight that these parts need, by its [name](names), and for what lies beside it where it is quantised.
     pub fn need(&self, name: &str) -> bool {
         match name {
             names::EMBEDDING => true,

@@ -1,7 +1,7 @@
 //! Weights of random normal values, made on the device: a model of any size without a file, for benchmarks and tests
 //! alone.
 
-use super::config::Config;
+use super::config::{Config, Projection};
 use super::model::{Base, Model, Options, Weights, names};
 use crate::device::{DType, Device, Tensor};
 use crate::ops::linear::Weight;
@@ -19,6 +19,17 @@ const SCALE: f32 = 0.02;
 pub fn model(config: &Config, options: Options, seed: u64) -> Result<Model> {
     let Options { device, base, .. } = options;
     Model::assemble(config, options, &mut Random { device, base, seed })
+}
+
+/// Bytes that making a model takes on its device beside the weights themselves.
+pub fn device_bytes(config: &Config, base: Base) -> usize {
+    let linear = Projection::ALL.into_iter().map(|p| config.shape(p).iter().product::<usize>());
+    let drawn = match base {
+        Base::Bf16 => 0,
+        Base::Nf4 | Base::Nf4Double => linear.max().unwrap_or(0),
+        Base::F32 => linear.chain([config.vocab_size * config.hidden_size]).max().unwrap_or(0),
+    };
+    drawn * DType::Bf16.size()
 }
 
 /// One weight by its name, bf16, as [`model`] draws it.

@@ -148,6 +148,13 @@ impl Nf4Tensor {
         Ok(quantized)
     }
 
+    /// Bytes of codes and scales of so many values.
+    pub fn bytes_for(values: usize, double: bool) -> usize {
+        let blocks = values / BLOCK;
+        let nested = blocks.div_ceil(NESTED_BLOCK) + 256 + 1;
+        values / 2 + if double { blocks + nested * size_of::<f32>() } else { blocks * size_of::<f32>() }
+    }
+
     /// Bytes of codes and scales.
     pub fn bytes(&self) -> usize {
         self.tensors().into_iter().map(Tensor::bytes).sum()

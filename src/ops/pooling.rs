@@ -12,7 +12,7 @@ use super::sequences::Sequences;
 use crate::device::{Device, Tensor};
 
 /// Which tokens of a sequence its vector is the mean of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Pooling {
     /// All.
     Mean,

@@ -5,6 +5,7 @@ use crate::device::DType;
 use crate::llama::activations::{Activations, Scratch};
 use crate::llama::config::{Config, Projection};
 use crate::llama::model::Base;
+use crate::llama::plan::weight_bytes;
 use crate::llama::{Layer, Parts};
 use crate::ops::adamw::Moments;
 
@@ -121,7 +122,7 @@ impl Plan {
         let blocks = self.blocks - self.prefix;
         let kept = if settings.keep == Keep::States { blocks.min(1) } else { blocks };
         Memory {
-            weights: self.parts.bytes(config, settings.base),
+            weights: weight_bytes(config, self.parts, settings.base),
             learning: self.learning_bytes(settings, config),
             prefix: if self.prefix > 0 { cached * state } else { 0 },
             activations: kept * Activations::bytes(config, compute, tokens, rank)
@@ -170,24 +171,6 @@ impl Memory {
     /// All of it.
     pub fn total(&self) -> usize {
         self.weights + self.learning + self.prefix + self.activations
-    }
-}
-
-impl Parts {
-    /// Bytes of these weights under a base precision.
-    pub fn bytes(&self, config: &Config, base: Base) -> usize {
-        let dense = base.dtype().size();
-        let linear = config.block_parameters() - 2 * config.hidden_size;
-        let block = match base {
-            Base::F32 | Base::Bf16 => linear * dense,
-            // Half a byte a weight, and a scale for 64: four bytes, or one and a second-level scale for 256 of them.
-            Base::Nf4 => linear / 2 + linear / 64 * 4,
-            Base::Nf4Double => linear / 2 + linear / 64 + linear / 64 / 256 * 4,
-        };
-        let norms = 2 * config.hidden_size * DType::F32.size();
-        let table = config.vocab_size * config.hidden_size * dense;
-        let head = if self.head && !config.tie_word_embeddings { table } else { 0 };
-        table + self.blocks * (block + norms) + head
     }
 }
 

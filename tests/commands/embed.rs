@@ -103,3 +103,31 @@ fn bad_texts_are_named_by_line() {
     assert_eq!(refused(b"", "out"), "error: texts: no texts; give one a line");
     assert_eq!(refused(b"maji", "none/out"), "error: none/out: the folder none does not exist");
 }
+
+#[test]
+fn a_dry_run_says_what_would_be_held_and_writes_nothing() {
+    let folder = folder();
+    let arguments = ["--texts", "texts", "--layers", "1", "--base", "nf4", "--output", "out", "--dry-run"];
+    let output = kiungo(folder.path(), &arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).to_string();
+    assert!(output.status.success() && said.starts_with("reads 10 of 38 tensors, "), "{said}");
+    assert!(said.contains("block 0, nf4") && said.contains("\nexpected peak: "), "{said}");
+    assert!(!folder.path().join("out").exists());
+}
+
+#[test]
+fn random_weights_are_loud_and_need_a_tokenizer() {
+    let folder = folder();
+    let run = |more: &[&str]| {
+        let mut command = Command::cargo_bin("kiungo").unwrap();
+        let arguments = ["embed", "--model", "random:in/model/config.json", "--texts", "texts", "--output", "out"];
+        let output = command.current_dir(folder.path()).args(arguments).args(["--device", "cpu"]).args(more).output();
+        let output = output.unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).to_string())
+    };
+    let (done, said) = run(&[]);
+    assert!(!done && said.contains("it has no tokenizer: give --tokenizer DIR"), "{said}");
+    let (done, said) = run(&["--tokenizer", "in/model"]);
+    assert!(done && said.contains("WARNING: random:in/model/config.json has random weights"), "{said}");
+    assert!(folder.path().join("out").exists());
+}

@@ -3,5 +3,6 @@ mod embed;
 mod errors;
 mod gpu;
 mod quantize;
+mod random;
 mod round_trip;
 mod smollm2;

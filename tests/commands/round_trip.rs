@@ -66,5 +66,6 @@ fn a_dry_run_prints_the_plan_and_leaves_nothing() {
     let text = String::from_utf8(kiungo(folder.path(), &["train", "--dry-run", "--output", "run"])).unwrap();
     assert!(text.contains("plan: lora@2 in blocks 0 to 1 trains 74,752 parameters"), "{text}");
     assert!(text.contains("memory: weights"), "{text}");
+    assert!(text.contains("reads 38 of 38 tensors, ") && text.contains("\nexpected peak: "), "{text}");
     assert!(!folder.path().join("run").exists());
 }

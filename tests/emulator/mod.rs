@@ -5,7 +5,7 @@
 
 mod faults;
 
-use kiungo::device::{DeviceError, Executor, Launch, Mark, Recording};
+use kiungo::device::{DeviceError, Executor, Launch, Mark, Memory, Recording};
 use libloading::Library;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
@@ -24,6 +24,8 @@ const FLAGS: &[&str] = &["-O2", "-fPIC", "-std=c++17", "-fvisibility=hidden", "-
 #[derive(Clone, Default)]
 pub struct Emulator {
     memory: Arc<Mutex<BTreeMap<u64, Allocation>>>,
+    /// Bytes of device memory that are allocated, and the most that were.
+    held: Arc<Mutex<[usize; 2]>>,
     /// What is being recorded, instead of being run.
     recording: Arc<Mutex<Option<Vec<Call>>>>,
 }
@@ -53,6 +55,7 @@ impl Recording for Recorded {
 struct Allocation {
     data: Vec<u128>,
     bytes: usize,
+    pinned: bool,
 }
 
 #[repr(C)]
@@ -86,6 +89,9 @@ pub fn unavailable() -> Option<&'static str> {
 }
 
 impl Emulator {
+    /// Bytes of memory that it says it has.
+    pub const TOTAL: usize = 80_000_000_000;
+
     /// One whose memory is empty.
     pub fn new() -> Emulator {
         Emulator::default()
@@ -133,19 +139,28 @@ impl Executor for Emulator {
     }
 
     fn beside(&self) -> Result<Box<dyn Executor>, DeviceError> {
-        Ok(Box::new(Emulator { memory: self.memory.clone(), recording: Arc::default() }))
+        Ok(Box::new(Emulator { recording: Arc::default(), ..self.clone() }))
+    }
+
+    fn memory(&self) -> Option<Memory> {
+        let [held, peak] = *self.held.lock().unwrap();
+        Some(Memory { free: Self::TOTAL - held, total: Self::TOTAL, held, peak })
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
         self.not_recorded("allocate")?;
         let data = vec![u128::MAX; (bytes + ALIGNMENT).div_ceil(16)];
         let address = (data.as_ptr() as u64).next_multiple_of(ALIGNMENT as u64);
-        self.memory.lock().unwrap().insert(address, Allocation { data, bytes });
+        self.memory.lock().unwrap().insert(address, Allocation { data, bytes, pinned: false });
+        let mut held = self.held.lock().unwrap();
+        held[0] += bytes;
+        held[1] = held[1].max(held[0]);
         Ok(address)
     }
 
     fn free(&self, address: u64) {
-        self.memory.lock().unwrap().remove(&address);
+        let freed = self.memory.lock().unwrap().remove(&address);
+        self.held.lock().unwrap()[0] -= freed.filter(|a| !a.pinned).map_or(0, |a| a.bytes);
     }
 
     fn upload(&self, data: &[u8], to: u64) -> Result<(), DeviceError> {
@@ -222,8 +237,13 @@ impl Executor for Emulator {
     }
 
     fn allocate_pinned(&self, bytes: usize) -> Result<[u64; 2], DeviceError> {
+        let peak = self.held.lock().unwrap()[1];
         let address = self.allocate(bytes)?;
         self.fill(address, 0, bytes)?;
+        // It is the host's.
+        self.memory.lock().unwrap().get_mut(&address).unwrap().pinned = true;
+        let mut held = self.held.lock().unwrap();
+        *held = [held[0] - bytes, peak];
         Ok([address; 2])
     }
 

@@ -2,4 +2,5 @@ mod config;
 mod golden;
 mod lora;
 mod pass;
+mod plan;
 pub mod smollm2;

@@ -139,6 +139,14 @@ impl Data {
         Ok(Data { groups, languages, notes })
     }
 
+    /// Tokens and texts of each question set.
+    pub fn questions(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.languages.iter().map(|language| {
+            let texts = language.questions.iter().chain(&language.paragraphs);
+            (texts.map(Vec::len).sum(), language.texts())
+        })
+    }
+
     /// The longest text, tokens.
     pub fn longest(&self) -> usize {
         let groups = self.groups.iter().map(|(_, g)| g.longest());

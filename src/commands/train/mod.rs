@@ -3,11 +3,13 @@
 mod args;
 mod data;
 mod folder;
+mod memory;
 
 pub use args::Train;
 
 use super::common::{self, Compute};
 use super::inputs::{self, Encoding};
+use super::plan;
 use crate::device::{DType, Device};
 use crate::formats::safetensors::Checkpoint;
 use crate::formats::tokenizer::Tokenizer;
@@ -47,12 +49,19 @@ impl Train {
         let device = common::open_device(self.device)?;
         let compute = Compute::or_default(self.compute, &device);
         prepared.print(compute);
+        let ledger = prepared.ledger(&device, compute);
+        if self.dry_run {
+            println!("{}\n{}", plan::reads(&prepared.checkpoint, prepared.plan.parts), plan::table(&ledger, &device));
+        }
+        plan::fit(&ledger, &device, || prepared.ways(&device, compute))?;
         if self.dry_run {
             return Ok(());
         }
         folder.begin(&prepared.record(&device)?)?;
         let model = prepared.load(compute, &device)?;
-        self.train(&prepared, model, &folder)
+        self.train(&prepared, model, &folder)?;
+        plan::say_peak(&ledger, &device);
+        Ok(())
     }
 
     fn prepare(&self, folder: &RunFolder) -> Result<Prepared> {
@@ -254,11 +263,15 @@ impl Prepared {
         }))
     }
 
+    /// The longest sequence.
+    fn positions(&self) -> usize {
+        self.data.longest().min(self.settings.max_length)
+    }
+
     fn load(&self, compute: DType, device: &Device) -> Result<Model> {
         let bar = common::progress(1 + self.plan.parts.blocks * 9, "loading");
-        let positions = self.data.longest().min(self.settings.max_length);
         let Prepared { checkpoint, config, plan, settings, .. } = self;
-        let options = Options { parts: plan.parts, base: settings.base, compute, device, positions };
+        let options = Options { parts: plan.parts, base: settings.base, compute, device, positions: self.positions() };
         let model = load(checkpoint, config, options, |_| bar.inc(1))?;
         bar.finish_and_clear();
         Ok(model)

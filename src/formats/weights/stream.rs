@@ -8,6 +8,7 @@ use super::{LoadError, Options};
 use crate::device::{DType, Device, DeviceError, Gpu, Mark, Pinned, Tensor};
 use crate::formats::nf4;
 use crate::formats::safetensors::{Checkpoint, Floats};
+use crate::llama::Parts;
 use crate::llama::config::Config;
 use crate::llama::model::{Base, Model, Weights, names};
 use crate::ops::OpError;
@@ -41,24 +42,24 @@ impl Default for Transfer {
 }
 
 impl Transfer {
-    /// Bytes that the buffers take on the GPU while a model is read, with scratch of `scratch` bytes each.
-    fn device_bytes(&self, scratch: usize) -> usize {
-        self.threads.max(1) * self.buffers.max(1) * (self.bytes + scratch)
+    /// Bytes that reading takes on the GPU beside the weights themselves.
+    pub fn device_bytes(&self, checkpoint: &Checkpoint, config: &Config, parts: Parts, base: Base) -> usize {
+        let scratch = if base.is_quantised() { scratch_bytes(checkpoint, *self) } else { 0 };
+        let buffers = self.threads.max(1) * self.buffers.max(1) * (self.buffer(self.bytes) + self.buffer(scratch));
+        let linear = config.block_parameters() - 2 * config.hidden_size;
+        let absmax = if base == Base::Nf4Double { parts.blocks * linear / BLOCK * size_of::<f32>() } else { 0 };
+        buffers + absmax
     }
 
-    /// Bytes that the buffers take on the GPU at most while a model is read as `base`.
-    pub fn peak_bytes(&self, base: Base) -> usize {
-        self.device_bytes(if is_quantised(base) { 2 * self.bytes } else { 0 })
+    /// A buffer holds a block of NF4 at least.
+    fn buffer(&self, bytes: usize) -> usize {
+        bytes.max(BLOCK * size_of::<f32>())
     }
 
     /// Values of a piece: whole blocks of NF4.
     fn values(&self, stored: Stored) -> usize {
         (self.bytes / stored.size() / BLOCK).max(1) * BLOCK
     }
-}
-
-fn is_quantised(base: Base) -> bool {
-    matches!(base, Base::Nf4 | Base::Nf4Double)
 }
 
 /// Reads a model onto a GPU.
@@ -73,7 +74,7 @@ pub fn load(
     let (queue, pieces) = sync_channel(2 * transfer.threads.max(1));
     let pieces = Pieces { queue: Mutex::new(pieces), stopped: AtomicBool::new(false) };
     let mut plan = Plan { checkpoint, options, jobs: vec![], absmax: BTreeMap::new() };
-    let scratch = if is_quantised(options.base) { scratch_bytes(checkpoint, transfer) } else { 0 };
+    let scratch = if options.base.is_quantised() { scratch_bytes(checkpoint, transfer) } else { 0 };
     let (mut model, report) = thread::scope(|scope| {
         // They pin their memory while tensors are allocated here.
         let lane = || pieces.work(|| Lane::new(gpu.beside()?, transfer, scratch));
@@ -184,7 +185,7 @@ impl Weights for Plan<'_> {
         if nf4::is_quantised(self.checkpoint, name) {
             return Ok(Weight::Nf4(nf4::read(self.checkpoint, name, shape, device)?));
         }
-        if !is_quantised(base) {
+        if !base.is_quantised() {
             return Ok(Weight::Dense(self.dense(name, &shape, base.dtype())?));
         }
         let weight = Nf4Tensor::empty(device, shape, base == Base::Nf4Double)?;
@@ -284,8 +285,9 @@ impl Lane {
         let device = Device::Cuda(gpu.clone());
         let room = |bytes: usize| Tensor::uninitialized(&device, DType::U8, &[bytes]);
         let buffer = |_| {
-            let host = Pinned::new(&gpu, transfer.bytes.max(4 * BLOCK))?;
-            let (stored, values) = (room(transfer.bytes.max(4 * BLOCK))?, room(scratch.max(4 * BLOCK))?);
+            let bytes = transfer.buffer(transfer.bytes);
+            let (host, stored) = (Pinned::new(&gpu, bytes)?, room(bytes)?);
+            let values = room(transfer.buffer(scratch))?;
             Ok(Buffer { host, stored, values, busy: Mark::passed() })
         };
         let buffers = (0..transfer.buffers.max(1)).map(buffer).collect::<Result<_, DeviceError>>()?;

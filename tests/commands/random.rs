@@ -1,0 +1,40 @@
+//! `kiungo random`: a checkpoint to measure with, which every other command reads.
+
+use assert_cmd::Command;
+use kiungo::training::builtin;
+use std::fs;
+use std::path::Path;
+
+fn kiungo(folder: &Path, arguments: &[&str]) -> (bool, String) {
+    let mut command = Command::cargo_bin("kiungo").unwrap();
+    let output = command.current_dir(folder).args(arguments).args(["--device", "cpu"]).output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).to_string())
+}
+
+#[test]
+fn what_is_written_is_what_a_random_model_has() {
+    let folder = tempfile::tempdir().unwrap();
+    builtin::write_to(&folder.path().join("in"), builtin::SEED).unwrap();
+    fs::write(folder.path().join("texts"), "maji\nwater is life\n").unwrap();
+    let config = "in/model/config.json";
+    let write = ["random", "--model", config, "--output", "made", "--shard-gb", "1e-4", "--tokenizer", "in/model"];
+    let (done, said) = kiungo(folder.path(), &write);
+    assert!(done, "{said}");
+    assert!(fs::read_dir(folder.path().join("made")).unwrap().count() > 5, "one shard");
+    for (model, output) in [("made", "a"), ("random:in/model/config.json", "b")] {
+        let embed = ["embed", "--model", model, "--tokenizer", "in/model", "--texts", "texts", "--output", output];
+        let (done, said) = kiungo(folder.path(), &embed);
+        assert!(done, "{said}");
+    }
+    let read = |name: &str| fs::read(folder.path().join(name)).unwrap();
+    assert!(read("a") == read("b"));
+    let (done, said) = kiungo(folder.path(), &write);
+    assert!(!done && said.contains("made: not empty"), "{said}");
+}
+
+#[test]
+fn a_name_that_nobody_knows_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (done, said) = kiungo(folder.path(), &["random", "--model", "llama-9", "--output", "made"]);
+    assert!(!done && said.contains("\"llama-9\" is neither llama-3-8b nor a config.json"), "{said}");
+}
