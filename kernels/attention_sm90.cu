@@ -13,22 +13,11 @@
 #include "tile/attention.cuh"
 #include "tile/operand.cuh"
 #include "tile/products.cuh"
+#include "tile/warpgroup_product.cuh"
 #include "tile/softmax.cuh"
 
 constexpr int BM = 128, BN = KIUNGO_ATTENTION_KEYS, STAGES = 2;
 constexpr int CONSUMERS = BM / 64 * 128;  // threads; those from here on load
-
-// A row's 64 features from `panel` * 64 on, as a row of its own: an operand's tile is 64 wide.
-template <class Rows> struct Panel {
-    const Rows& rows;
-    uint32_t panels, panel;
-    __device__ __forceinline__ uint32_t count() const { return rows.count(); }
-    __device__ __forceinline__ uint32_t at(uint32_t row) const { return rows.at(row) * panels + panel; }
-};
-
-// A warpgroup's accumulators as four warps' parts of a product.
-template <int N> using Part = float[1][N / 8][4];
-template <int N> __device__ __forceinline__ float (&flat(Part<N>& c))[N / 2] { return reinterpret_cast<float(&)[N / 2]>(c); }
 
 template <int DIM> struct Stages {
     using Query = OperandTile<BM, true>;
@@ -52,8 +41,7 @@ template <int DIM> struct Stages {
     }
 
     // One thread: the tiles of keys first, first + BN, ... before `end`.
-    __device__ __forceinline__ void load(const AttentionSm90Params& p, uint32_t head, const Reach& reach) const {
-        Ring<STAGES> at;
+    __device__ __forceinline__ void load(Ring<STAGES>& at, const AttentionSm90Params& p, uint32_t head, const Reach& reach) const {
         for (uint32_t key = reach.first; key < reach.end; key += BN, at.advance()) {
             barrier_wait(&empty_k[at.stage], at.parity ^ 1);
             barrier_arrive_expecting(&full_k[at.stage], KEYS * sizeof(bf16));
@@ -80,8 +68,8 @@ template <int DIM> struct Stages {
 #pragma unroll
         for (int f = 0; f < DIM; f += 16) {
             const int panel = f / 64;
-            wgmma<BN, true, true>(flat<BN>(s), Query::descriptor(q + panel * Query::ELEMENTS, row, f % 64),
-                                  Key::descriptor(k + at.stage * KEYS + panel * Key::ELEMENTS, 0, f % 64), f > 0);
+            wgmma<BN, true, true>(flat<BN>(s), Query::descriptor(q, row + panel * BM, f % 64),
+                                  Key::descriptor(k + at.stage * KEYS, panel * BN, f % 64), f > 0);
         }
         wgmma_commit();
     }
@@ -103,82 +91,110 @@ template <int DIM> struct Stages {
     }
 };
 
+// The blocks' tiles of rows, of which this block takes every gridDim.x-th. Later tokens have more keys: the longest first.
+template <class Body> __device__ __forceinline__ void each_tile(const AttentionParams& p, Body body) {
+    const uint32_t tiles = (p.tokens * p.group + BM - 1) / BM;
+    for (uint32_t i = blockIdx.x; i < tiles * p.key_value_heads; i += gridDim.x) {
+        body(i % p.key_value_heads, (tiles - 1 - i / p.key_value_heads) * BM);
+    }
+}
+
 template <int DIM> __device__ __forceinline__ void attention_forward(const AttentionSm90Params& params) {
     const AttentionParams& p = params.attention;
     __shared__ Barrier barriers[4 * STAGES];
     DYNAMIC_SHARED(bf16, q);
     using All = Stages<DIM>;
-    bf16 *k = q + BM * DIM, *v = k + STAGES * All::KEYS;
+    bf16 *k = q + BM * DIM, *v = k + STAGES * All::KEYS, *results = v + STAGES * All::KEYS;
     const All stages{q, k, v, barriers, barriers + STAGES, barriers + 2 * STAGES, barriers + 3 * STAGES};
     stages.init();
     __syncthreads();
-    // Later tokens have more keys: the longest work first.
-    const uint32_t head = blockIdx.x % p.key_value_heads, row0 = (gridDim.x - 1 - blockIdx.x) / p.key_value_heads * BM;
-    const QueryRows rows{p, head};
-    const Reach reach = keys_seen(rows, row0, BM);
     if (threadIdx.x >= CONSUMERS) {
         fewer_registers<24>();
-        if (threadIdx.x == CONSUMERS) stages.load(params, head, reach);
+        Ring<STAGES> at;
+        if (threadIdx.x == CONSUMERS) {
+            each_tile(p, [&](uint32_t head, uint32_t row0) {
+                stages.load(at, params, head, keys_seen(QueryRows{p, head}, row0, BM));
+            });
+        }
         return;
     }
     more_registers<240>();
+    const uint32_t warpgroup = threadIdx.x / 128, warp = warp_row<1>();
+    // This warpgroup's 64 of a tile's rows.
+    const auto copy_queries = [&](uint32_t head, uint32_t row0) {
+        const QueryRows rows{p, head};
 #pragma unroll
-    for (uint32_t panel = 0; panel < All::PANELS; panel++) {
-        const Panel<QueryRows> part{rows, All::PANELS, panel};
-        copy_rows<64, BM, CONSUMERS>(q + panel * BM * 64, part, row0, p.q);
-    }
-    cp_async_commit();
-    cp_async_wait<0>();
-    async_proxy_fence();  // tensor cores read what these threads wrote
-    named_barrier(1, CONSUMERS);
-
-    const uint32_t warp = warp_row<1>(), first = row0 + warp;
-    OnlineSoftmax<1> softmax;
-    float shrink[2];
-    Part<BN> s;
-    Part<DIM> o = {};
-    const auto weigh = [&](uint32_t key) {
-        if (!reach.all(key, BN)) Visible<1>::keys(rows, first).mask(s, key, -INFINITY);
-#pragma unroll
-        for (int row = 0; row < 2; row++) shrink[row] = softmax.weigh(row, s, p.scale_log2);
+        for (uint32_t panel = 0; panel < All::PANELS; panel++) {
+            const Panel<QueryRows> part{rows, All::PANELS, panel};
+            copy_rows<64, 64, 128>(q + panel * BM * 64 + warpgroup * 64 * 64, part, row0 + warpgroup * 64, p.q);
+        }
+        cp_async_commit();
     };
-    Ring<STAGES> at, before;
-    stages.scores(s, at);
-    wgmma_wait<0>();
-    keep(flat<BN>(s));
-    All::release(stages.empty_k, at);
-    weigh(reach.first);
-    LeftSide<1, BN> weights(s);
-    at.advance();
-    for (uint32_t key = reach.first + BN; key < reach.end; key += BN) {
+    Ring<STAGES> at;
+    bool first_tile = true;
+    each_tile(p, [&](uint32_t head, uint32_t row0) {
+        const QueryRows rows{p, head};
+        const Reach reach = keys_seen(rows, row0, BM);
+        if (first_tile) copy_queries(head, row0);
+        first_tile = false;
+        cp_async_wait<0>();
+        async_proxy_fence();  // tensor cores read what these threads wrote
+        named_barrier(1 + warpgroup, 128);
+
+        const uint32_t first = row0 + warp;
+        OnlineSoftmax<1> softmax;
+        float shrink[2];
+        Part<BN> s;
+        Part<DIM> o = {};
+        const auto weigh = [&](uint32_t key) {
+            if (!reach.all(key, BN)) Visible<1>::keys(rows, first).mask(s, key, -INFINITY);
+#pragma unroll
+            for (int row = 0; row < 2; row++) shrink[row] = softmax.weigh(row, s, p.scale_log2);
+        };
         stages.scores(s, at);
-        stages.values(o, weights, before);
-        wgmma_wait<1>();
+        wgmma_wait<0>();
         keep(flat<BN>(s));
         All::release(stages.empty_k, at);
-        weigh(key);
+        weigh(reach.first);
+        LeftSide<1, BN> weights(s);
+        Ring<STAGES> before = at;
+        at.advance();
+        for (uint32_t key = reach.first + BN; key < reach.end; key += BN) {
+            stages.scores(s, at);
+            stages.values(o, weights, before);
+            wgmma_wait<1>();
+            keep(flat<BN>(s));
+            All::release(stages.empty_k, at);
+            weigh(key);
+            wgmma_wait<0>();
+            keep(flat<DIM>(o));
+            All::release(stages.empty_v, before);
+#pragma unroll
+            for (int row = 0; row < 2; row++) softmax.scale_row(row, o, shrink[row]);
+            weights = LeftSide<1, BN>(s);
+            before = at;
+            at.advance();
+        }
+        stages.values(o, weights, before);
+        named_barrier(1 + warpgroup, 128);  // all products that read these queries are done: on to the next tile's
+        const uint32_t next = row0 / BM * p.key_value_heads + p.key_value_heads - 1 - head;  // that are left behind this one
+        if (next >= gridDim.x) {
+            const uint32_t left = next - gridDim.x;
+            copy_queries(p.key_value_heads - 1 - left % p.key_value_heads, left / p.key_value_heads * BM);
+        }
         wgmma_wait<0>();
         keep(flat<DIM>(o));
         All::release(stages.empty_v, before);
-#pragma unroll
-        for (int row = 0; row < 2; row++) softmax.scale_row(row, o, shrink[row]);
-        weights = LeftSide<1, BN>(s);
-        before = at;
-        at.advance();
-    }
-    stages.values(o, weights, before);
-    wgmma_wait<0>();
-    keep(flat<DIM>(o));
 
-    finish(rows, first, softmax, o);
-    named_barrier(1, CONSUMERS);  // all products that read q are done
+        finish(rows, first, softmax, o);
 #pragma unroll
-    for (uint32_t panel = 0; panel < All::PANELS; panel++) {
-        float part[1][8][4];
+        for (uint32_t panel = 0; panel < All::PANELS; panel++) {
+            float part[1][8][4];
 #pragma unroll
-        for (int i = 0; i < 32; i++) part[0][i / 4][i % 4] = o[0][panel * 8 + i / 4][i % 4];
-        store_rows<64, 1>(part, q + panel * BM * 64, warp, p.o, Panel<QueryRows>{rows, All::PANELS, panel}, first);
-    }
+            for (int i = 0; i < 32; i++) part[0][i / 4][i % 4] = o[0][panel * 8 + i / 4][i % 4];
+            store_rows<64, 1>(part, results + panel * BM * 64, warp, p.o, Panel<QueryRows>{rows, All::PANELS, panel}, first);
+        }
+    });
 }
 
 KERNEL(attention_forward_sm90_128, AttentionSm90Params, CONSUMERS + 128, 1) { attention_forward<128>(p); }

@@ -435,6 +435,21 @@ typedef struct AttentionSm90Params {
 } AttentionSm90Params;
 #define KIUNGO_ATTENTION_KEYS 128
 
+/* attention_backward_sm90.cu. Queries pass in tiles of KIUNGO_ATTENTION_PASSING elements of one head */
+#define KIUNGO_ATTENTION_PASSING 8192
+typedef struct AttentionBackwardSm90Params {
+    TensorMap q;  /* boxes of a tile's queries and 64 features */
+    TensorMap d_o;
+    TensorMap k;  /* boxes of KIUNGO_ATTENTION_KEYS keys and 64 features */
+    TensorMap v;
+    AttentionParams attention;
+    uint64_t statistics;  /* float [query_heads, tiles, 2, queries of a tile]: lse times log2 e, delta */
+    uint64_t sums;        /* float [query_heads, tiles, KIUNGO_ATTENTION_PASSING]: dq, as tile/ordered_sum.cuh lays it out */
+    uint64_t turns;       /* uint32 [query_heads, tiles]: blocks that have added to a tile; and [1]: blocks that have begun */
+    uint32_t tiles;       /* of queries */
+    uint32_t unused[9];
+} AttentionBackwardSm90Params;
+
 /* cross_entropy.cu: rows of logits, one block a row; the label of a token that is not counted */
 #define KIUNGO_IGNORE_LABEL 0xFFFFFFFFu
 typedef struct CrossEntropyParams {

@@ -98,6 +98,18 @@ template <int M_TILES> struct Visible {
         return v;
     }
 
+    // The queries of one head that keys first, first + 1, ... are seen by.
+    static __device__ __forceinline__ Visible tokens(const AttentionParams& p, uint32_t first) {
+        Visible v;
+#pragma unroll
+        for (int i = 0; i < M_TILES * 2; i++) {
+            const uint32_t key = first + i * 8 + fresh_thread() % 32 / 4;
+            v.from[i] = key;
+            v.count[i] = key < p.tokens ? sequence_end(p, key) - key : 0;
+        }
+        return v;
+    }
+
     // Puts `hidden` where line and column do not see each other; columns begin at `column`.
     template <int N> __device__ __forceinline__ void mask(float (&s)[M_TILES][N][4], uint32_t column, float hidden) const {
         column += fresh_thread() % 4 * 2;

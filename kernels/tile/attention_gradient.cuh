@@ -3,6 +3,7 @@
 #include "kernel.cuh"
 #include "ptx/math.cuh"
 #include "tile/attention.cuh"
+#include "tile/products.cuh"
 #include "tile/vector.cuh"
 
 // delta = d_o . o of a warp's rows, to memory for the keys' kernel, and with lse times log2 e to shared memory.
@@ -51,6 +52,34 @@ __device__ __forceinline__ void to_gradient(float (&dp)[M_TILES][N][4], const fl
         for (int j = 0; j < N; j++) {
 #pragma unroll
             for (int e = 0; e < 4; e++) dp[i][j][e] = p[i][j][e] * (dp[i][j][e] - delta(i, j, e));
+        }
+    }
+}
+
+// The same two of scores whose columns are queries: `lse` (times log2 e) and `delta` in shared memory, a float a column.
+template <int N> __device__ __forceinline__ void weigh_columns(float (&s)[1][N][4], float scale, const float* lse) {
+    const uint32_t pair = threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        const float2 two = *reinterpret_cast<const float2*>(lse + j * 8 + pair);
+#pragma unroll
+        for (int e = 0; e < 4; e++) s[0][j][e] = exp2_approx(fmaf(s[0][j][e], scale, e % 2 ? -two.y : -two.x));
+    }
+}
+
+// From the weights as they are multiplied with, in half the registers.
+template <int N>
+__device__ __forceinline__ void gradient_columns(float (&dp)[1][N][4], const LeftSide<1, N * 8>& p, const float* delta) {
+    const uint32_t pair = threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        const float2 two = *reinterpret_cast<const float2*>(delta + j * 8 + pair);
+#pragma unroll
+        for (int row = 0; row < 2; row++) {
+            const uint32_t weights = p.pairs[0][j / 2][j % 2 * 2 + row];
+            float *x = &dp[0][j][row * 2], *y = x + 1;
+            *x = __uint_as_float(weights << 16) * (*x - two.x);
+            *y = __uint_as_float(weights & 0xffff0000u) * (*y - two.y);
         }
     }
 }

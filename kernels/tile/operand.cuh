@@ -30,15 +30,17 @@ template <int ROWS, bool K_MAJOR> struct OperandTile {
         }
     }
 
-    // wgmma's descriptor of the 16 of k from k0, and the rows from row0 (a multiple of 64).
+    // wgmma's descriptor of the 16 of k from k0, and the rows from row0 (a multiple of 64; behind the last, those of
+    // a tile that follows).
     static __device__ __forceinline__ uint64_t descriptor(const bf16* tile, int row0, int k0) {
-        constexpr uint64_t SWIZZLE_128 = 1ull << 62;
-        constexpr uint64_t EIGHT_LINES = 1024 / 16, SLAB = 64 * 128 / 16;
-        const int offset = row0 * DEPTH + (K_MAJOR ? k0 : k0 * 64);
+        constexpr uint32_t CHUNK = 16 / sizeof(bf16), SLAB = K_MAJOR ? 1 : 64 * 128 / 16;
+        constexpr uint64_t SWIZZLE_128 = 1ull << 62, EIGHT_LINES = 1024 / 16;
         // In a cluster, an address also says in whose shared memory it is, above these 18 bits.
-        const uint64_t start = (shared_address(tile + offset) & 0x3ffff) / 16;
+        const uint32_t start = (shared_address(tile) & 0x3ffff) / 16;
+        // What varies within a product is added last: its descriptors differ by one addition.
+        const uint32_t offset = row0 * (DEPTH / CHUNK) + (K_MAJOR ? k0 / CHUNK : k0 * (64 / CHUNK));
         // The strides between groups of eight lines and, of slabs, from one to the next.
-        return SWIZZLE_128 | EIGHT_LINES << 32 | (K_MAJOR ? 1 : SLAB) << 16 | start;
+        return SWIZZLE_128 | EIGHT_LINES << 32 | ((SLAB << 16) + start + offset);
     }
 
   private:

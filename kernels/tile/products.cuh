@@ -127,13 +127,13 @@ __device__ __forceinline__ void add_columns(float (&c)[M_TILES][N][4], const bf1
 }
 
 // Starts copying rows first, first + 1, ... of matrices to tiles that follow each other. `Rows` says where row i of each
-// matrix lies; rows from its count on arrive as zeros.
+// matrix lies; rows from its count on arrive as zeros. Called by THREADS threads in a row, a multiple of them first.
 template <int WIDTH, int ROWS, int THREADS, class Rows, class... Matrices>
 __device__ __forceinline__ void copy_rows(bf16* tile, const Rows& rows, uint32_t first, Matrices... matrices) {
     constexpr int CHUNKS = WIDTH / 8, STEP = THREADS / CHUNKS;
     static_assert(ROWS % STEP == 0, "all threads copy as much");
     const uint64_t from[] = {matrices...};
-    const uint32_t thread = fresh_thread(), chunk = thread % CHUNKS;
+    const uint32_t thread = fresh_thread() % THREADS, chunk = thread % CHUNKS;
 #pragma unroll
     for (int i = 0; i < ROWS / STEP; i++) {
         const uint32_t line = thread / CHUNKS + i * STEP, row = first + line;
