@@ -1,11 +1,14 @@
 // Causal attention, forward, on Hopper's tensor cores, for bf16 heads of 64 and 128 features, over the rows of
-// tile/attention.cuh, after FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608). Two warpgroups hold the queries of 64
-// rows each; one warp of a third only loads: the copy engine fills a ring of stages of K and of V.
+// tile/attention.cuh, after FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608). Two warpgroups (three for 64 features)
+// hold the queries of 64 rows each; one warp of another only loads: the copy engine fills a ring of stages of K and of V.
 //
 // While the tensor cores multiply one tile's weights by V, and the next tile's keys by the queries, a warpgroup computes
-// the softmax of what has come out, and the two warpgroups drift apart so that one's softmax runs beside the other's
-// products. Budget at 128 features: 64 registers a thread each for o and scores, 32 for weights, of 240; 32 KB of shared
-// memory for queries and two stages of 64 KB: one block a multiprocessor.
+// the softmax of what has come out, and the warpgroups drift apart so that one's softmax runs beside the other's
+// products. As many blocks as multiprocessors take tile after tile: what a tile begins with is on its way while the one
+// before it ends.
+//
+// Budget at 128 features: 64 registers a thread each for o and scores, 32 for weights, of 240; in KB of shared memory 32
+// for queries, 128 for two stages of K and V, 32 for results. At 64: 32, 64 and 32 of 160; 24, 64 and 24.
 #include "kernel.cuh"
 #include "ptx/tma.cuh"
 #include "ptx/warpgroup.cuh"
@@ -16,10 +19,12 @@
 #include "tile/warpgroup_product.cuh"
 #include "tile/softmax.cuh"
 
-constexpr int BM = 128, BN = KIUNGO_ATTENTION_KEYS, STAGES = 2;
-constexpr int CONSUMERS = BM / 64 * 128;  // threads; those from here on load
+constexpr int BN = KIUNGO_ATTENTION_KEYS, STAGES = 2;
 
 template <int DIM> struct Stages {
+    static constexpr int WARPGROUPS = DIM == 64 ? 3 : 2, BM = WARPGROUPS * 64;
+    static constexpr int CONSUMERS = WARPGROUPS * 128;  // threads; those from here on load
+    static constexpr int REGISTERS = DIM == 64 ? 160 : 240, LOADER_REGISTERS = DIM == 64 ? 32 : 24;
     using Query = OperandTile<BM, true>;
     using Key = OperandTile<BN, true>;
     using Value = OperandTile<DIM, false>;
@@ -91,37 +96,47 @@ template <int DIM> struct Stages {
     }
 };
 
-// The blocks' tiles of rows, of which this block takes every gridDim.x-th. Later tokens have more keys: the longest first.
-template <class Body> __device__ __forceinline__ void each_tile(const AttentionParams& p, Body body) {
-    const uint32_t tiles = (p.tokens * p.group + BM - 1) / BM;
-    for (uint32_t i = blockIdx.x; i < tiles * p.key_value_heads; i += gridDim.x) {
-        body(i % p.key_value_heads, (tiles - 1 - i / p.key_value_heads) * BM);
+// Tiles of BM rows of all key heads, of which a block takes every gridDim.x-th. Later tokens have more keys: the longest
+// first.
+template <int BM> struct Tiles {
+    const AttentionParams& p;
+    struct Tile {
+        uint32_t head, row0;
+    };
+
+    __device__ __forceinline__ uint32_t count() const { return (p.tokens * p.group + BM - 1) / BM * p.key_value_heads; }
+    __device__ __forceinline__ Tile at(uint32_t i) const {
+        const uint32_t left = count() - 1 - i;
+        return {left % p.key_value_heads, left / p.key_value_heads * BM};
     }
-}
+};
 
 template <int DIM> __device__ __forceinline__ void attention_forward(const AttentionSm90Params& params) {
     const AttentionParams& p = params.attention;
     __shared__ Barrier barriers[4 * STAGES];
     DYNAMIC_SHARED(bf16, q);
     using All = Stages<DIM>;
+    constexpr int BM = All::BM;
     bf16 *k = q + BM * DIM, *v = k + STAGES * All::KEYS, *results = v + STAGES * All::KEYS;
     const All stages{q, k, v, barriers, barriers + STAGES, barriers + 2 * STAGES, barriers + 3 * STAGES};
     stages.init();
     __syncthreads();
-    if (threadIdx.x >= CONSUMERS) {
-        fewer_registers<24>();
+    const Tiles<BM> tiles{p};
+    if (threadIdx.x >= All::CONSUMERS) {
+        fewer_registers<All::LOADER_REGISTERS>();
+        if (threadIdx.x != All::CONSUMERS) return;
         Ring<STAGES> at;
-        if (threadIdx.x == CONSUMERS) {
-            each_tile(p, [&](uint32_t head, uint32_t row0) {
-                stages.load(at, params, head, keys_seen(QueryRows{p, head}, row0, BM));
-            });
+        for (uint32_t i = blockIdx.x; i < tiles.count(); i += gridDim.x) {
+            const auto [head, row0] = tiles.at(i);
+            stages.load(at, params, head, keys_seen(QueryRows{p, head}, row0, BM));
         }
         return;
     }
-    more_registers<240>();
+    more_registers<All::REGISTERS>();
     const uint32_t warpgroup = threadIdx.x / 128, warp = warp_row<1>();
     // This warpgroup's 64 of a tile's rows.
-    const auto copy_queries = [&](uint32_t head, uint32_t row0) {
+    const auto copy_queries = [&](uint32_t i) {
+        const auto [head, row0] = tiles.at(i);
         const QueryRows rows{p, head};
 #pragma unroll
         for (uint32_t panel = 0; panel < All::PANELS; panel++) {
@@ -131,12 +146,11 @@ template <int DIM> __device__ __forceinline__ void attention_forward(const Atten
         cp_async_commit();
     };
     Ring<STAGES> at;
-    bool first_tile = true;
-    each_tile(p, [&](uint32_t head, uint32_t row0) {
+    copy_queries(blockIdx.x);
+    for (uint32_t i = blockIdx.x; i < tiles.count(); i += gridDim.x) {
+        const auto [head, row0] = tiles.at(i);
         const QueryRows rows{p, head};
         const Reach reach = keys_seen(rows, row0, BM);
-        if (first_tile) copy_queries(head, row0);
-        first_tile = false;
         cp_async_wait<0>();
         async_proxy_fence();  // tensor cores read what these threads wrote
         named_barrier(1 + warpgroup, 128);
@@ -177,11 +191,7 @@ template <int DIM> __device__ __forceinline__ void attention_forward(const Atten
         }
         stages.values(o, weights, before);
         named_barrier(1 + warpgroup, 128);  // all products that read these queries are done: on to the next tile's
-        const uint32_t next = row0 / BM * p.key_value_heads + p.key_value_heads - 1 - head;  // that are left behind this one
-        if (next >= gridDim.x) {
-            const uint32_t left = next - gridDim.x;
-            copy_queries(p.key_value_heads - 1 - left % p.key_value_heads, left / p.key_value_heads * BM);
-        }
+        if (i + gridDim.x < tiles.count()) copy_queries(i + gridDim.x);
         wgmma_wait<0>();
         keep(flat<DIM>(o));
         All::release(stages.empty_v, before);
@@ -194,8 +204,8 @@ template <int DIM> __device__ __forceinline__ void attention_forward(const Atten
             for (int i = 0; i < 32; i++) part[0][i / 4][i % 4] = o[0][panel * 8 + i / 4][i % 4];
             store_rows<64, 1>(part, results + panel * BM * 64, warp, p.o, Panel<QueryRows>{rows, All::PANELS, panel}, first);
         }
-    });
+    }
 }
 
-KERNEL(attention_forward_sm90_128, AttentionSm90Params, CONSUMERS + 128, 1) { attention_forward<128>(p); }
-KERNEL(attention_forward_sm90_64, AttentionSm90Params, CONSUMERS + 128, 1) { attention_forward<64>(p); }
+KERNEL(attention_forward_sm90_128, AttentionSm90Params, Stages<128>::CONSUMERS + 128, 1) { attention_forward<128>(p); }
+KERNEL(attention_forward_sm90_64, AttentionSm90Params, Stages<64>::CONSUMERS + 128, 1) { attention_forward<64>(p); }

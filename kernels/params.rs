@@ -10,6 +10,7 @@ pub const KIUNGO_ADAMW_BLOCK: u32 = 256;
 pub const KIUNGO_ADAMW_FIRST_KEY: u32 = 13312;
 pub const KIUNGO_ADAMW_KEYS: u32 = 2945;
 pub const KIUNGO_ATTENTION_KEYS: u32 = 128;
+pub const KIUNGO_ATTENTION_PASSING: u32 = 8192;
 pub const KIUNGO_IGNORE_LABEL: u32 = 4294967295;
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
@@ -448,6 +449,30 @@ pub struct AttentionSm90Params {
     pub attention: AttentionParams,
 }
 impl Default for AttentionSm90Params {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct AttentionBackwardSm90Params {
+    pub q: TensorMap,
+    pub d_o: TensorMap,
+    pub k: TensorMap,
+    pub v: TensorMap,
+    pub attention: AttentionParams,
+    pub statistics: u64,
+    pub sums: u64,
+    pub turns: u64,
+    pub tiles: u32,
+    pub unused: [u32; 9usize],
+}
+impl Default for AttentionBackwardSm90Params {
     fn default() -> Self {
         let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
         unsafe {

@@ -25,14 +25,3 @@ __device__ __forceinline__ void atomic_min(uint64_t* at, uint64_t value) {
     atomicMin(reinterpret_cast<unsigned long long*>(at), (unsigned long long)value);
 #endif
 }
-
-// A flag in global memory that blocks tell each other by: what was written before a release is seen after the acquire
-// that reads it.
-__device__ __forceinline__ uint32_t load_acquire(const uint32_t* flag) {
-    uint32_t value;
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
-    return value;
-}
-__device__ __forceinline__ void store_release(uint32_t* flag, uint32_t value) {
-    asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
-}

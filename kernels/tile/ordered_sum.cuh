@@ -4,7 +4,7 @@
 // in shared memory as in global: threads put and read without bank conflicts, and a half moves as one piece.
 #pragma once
 #include "kernel.cuh"
-#include "ptx/memory.cuh"
+#include "ptx/flag.cuh"
 #include "ptx/tma.cuh"
 
 constexpr int HALF_TILE = 64 * 64;

@@ -17,13 +17,14 @@
 
 pub mod cpu;
 mod cuda;
+mod hopper;
 
 use super::Result;
 use super::check::{Allowed, Check, F32, FLOAT};
 use super::float::with_float;
 use super::params::AttentionParams;
 use super::sequences::Sequences;
-use crate::device::{Device, Tensor};
+use crate::device::{DType, Device, Gpu, Tensor};
 use cuda::Kernels;
 
 /// Heads of a layer.
@@ -50,6 +51,12 @@ impl Heads {
             format!("{query} query heads of {dim} features cannot share {key_value} key and value heads evenly")
         })
     }
+}
+
+/// Bytes of a GPU's [workspace](Gpu::reserve) that [`backward`] needs at most: `4 * query * dim` a token, and little
+/// more, for bf16 heads of 64 and 128 features on Hopper; else none.
+pub fn workspace(gpu: &Gpu, dtype: DType, tokens: usize, heads: Heads) -> usize {
+    hopper::workspace(gpu, dtype, tokens, heads)
 }
 
 /// `o = softmax(q k^T / sqrt(dim)) v` within each sequence, causal.
@@ -82,7 +89,7 @@ pub fn forward(
         Device::Cuda(gpu) => {
             let params = cuda::params([q, k, v, o, lse], sequences, heads)?;
             let kernels = Kernels::choose(&check, gpu, q.dtype(), sequences, heads)?;
-            gpu.launch(&kernels.forward(params))?;
+            gpu.launch(&kernels.forward(gpu, params))?;
         }
     }
     Ok(())
@@ -142,8 +149,8 @@ pub fn backward(
                 ..cuda::params([q, k, v, o, lse], sequences, heads)?
             };
             let kernels = Kernels::choose(&check, gpu, q.dtype(), sequences, heads)?;
-            for launch in kernels.backward(params).iter().flatten() {
-                gpu.launch(launch)?;
+            for launch in kernels.backward(gpu, params)? {
+                gpu.launch(&launch)?;
             }
         }
     }

@@ -15,6 +15,7 @@ use crate::llama::encode::Encoder;
 use crate::llama::forward::Context;
 use crate::llama::model::Model;
 use crate::ops::adamw::{self, AdamW};
+use crate::ops::attention::{self, Heads};
 use crate::ops::infonce::{self, Direction};
 use crate::ops::linear::Weight;
 use crate::ops::params::StepRecord;
@@ -374,8 +375,10 @@ fn reserve(model: &Model, tokens: usize, pairs: usize, rank: usize, settings: &S
     let weights = model.blocks.iter().take(1).flat_map(|block| block.linear.iter());
     let products = weights.map(|(_, weight)| product(weight)).max().unwrap_or(0);
     let norm = rmsnorm::workspace(gpu, tokens, model.config.hidden_size);
+    let heads = Heads { query: model.config.heads, key_value: model.config.kv_heads, dim: model.config.head_dim };
+    let attention = attention::workspace(gpu, model.compute, tokens, heads);
     let loss = infonce::workspace_bytes(pairs, Direction::Both);
-    Ok(gpu.reserve(products.max(norm).max(loss))?)
+    Ok(gpu.reserve(products.max(norm).max(attention).max(loss))?)
 }
 
 fn dropout<'a>(settings: &Settings, state: &'a State) -> Option<StepDropout<'a>> {

@@ -1,11 +1,10 @@
 //! Which kernels run, and with which tiles.
 
+use super::hopper::{HOPPER_64, HOPPER_128, Hopper};
 use super::{AttentionParams, Heads, Sequences};
-use crate::device::{DType, Gpu, Launch, Tensor, TensorMap};
+use crate::device::{DType, Gpu, Launch, Tensor};
 use crate::ops::Result;
 use crate::ops::check::Check;
-use crate::ops::params::{AttentionSm90Params, KIUNGO_ATTENTION_KEYS};
-use std::mem::offset_of;
 
 const THREADS: u32 = 128;
 /// Sequences up to this length are short: a block of 64 rows reaches few keys before its own.
@@ -13,10 +12,6 @@ const SHORT: usize = 64;
 /// Tokens at which a block of whole sequences begins, at least: fewer would leave too much of its tile empty.
 const LEAST_STEP: u32 = 17;
 const BF16_BYTES: u32 = 2;
-/// The card that `attention_sm90.cu` is for; its instructions are that card's alone.
-const HOPPER: u32 = 90;
-/// Two warpgroups that compute and one that loads.
-const HOPPER_THREADS: u32 = 384;
 
 pub fn params([q, k, v, o, lse]: [&Tensor; 5], sequences: &Sequences, heads: Heads) -> Result<AttentionParams> {
     let group = heads.group() as u32;
@@ -72,7 +67,7 @@ struct Tiles {
     /// For long and for short sequences.
     forward: [Tile; 2],
     /// For long sequences on Hopper.
-    hopper: Tile,
+    hopper: Hopper,
     /// The gradients of the queries, for long and for short sequences.
     queries: [Tile; 2],
     /// The gradients of the keys and values.
@@ -82,7 +77,7 @@ struct Tiles {
 }
 
 macro_rules! tiles {
-    ($dim:literal, queries $queries:expr, keys $keys:expr) => {{
+    ($dim:literal, $hopper:expr, queries $queries:expr, keys $keys:expr) => {{
         const FORWARD: &str = "attention_sm80";
         const BACKWARD: &str = "attention_backward_sm80";
         const WHOLE: &str = "attention_short_sm80";
@@ -91,12 +86,7 @@ macro_rules! tiles {
                 Tile::new([FORWARD, concat!("attention_forward_", $dim)], $dim, [1, 128], [1, 64]),
                 Tile::new([FORWARD, concat!("attention_forward_short_", $dim)], $dim, [1, 64], [1, 32]),
             ],
-            hopper: Tile::new(
-                ["attention_sm90", concat!("attention_forward_sm90_", $dim)],
-                $dim,
-                [1, 128],
-                [2, KIUNGO_ATTENTION_KEYS],
-            ),
+            hopper: $hopper,
             queries: [
                 Tile::new([BACKWARD, concat!("attention_dq_", $dim)], $dim, [2, 128], $queries),
                 Tile::new([BACKWARD, concat!("attention_dq_short_", $dim)], $dim, [2, 64], [2, 32]),
@@ -109,8 +99,8 @@ macro_rules! tiles {
         }
     }};
 }
-const TILES_128: Tiles = tiles!(128, queries [2, 32], keys [[2, 64], [2, 64]]);
-const TILES_64: Tiles = tiles!(64, queries [2, 64], keys [[2, 128], [2, 32]]);
+const TILES_128: Tiles = tiles!(128, HOPPER_128, queries [2, 32], keys [[2, 64], [2, 64]]);
+const TILES_64: Tiles = tiles!(64, HOPPER_64, queries [2, 64], keys [[2, 128], [2, 32]]);
 
 /// The kernels of one call.
 pub enum Kernels {
@@ -123,16 +113,15 @@ pub enum Kernels {
 /// On which tensor cores.
 pub enum Forward {
     Any(&'static Tile),
-    Hopper(&'static Tile),
+    Hopper(&'static Hopper),
 }
 
 impl Forward {
     /// Large tiles, unless the sequences are short or the tiles too few to go round.
-    fn choose(tiles: &'static Tiles, short: bool, gpu: &Gpu, sequences: &Sequences) -> Forward {
-        let boxes = sequences.tokens() >= KIUNGO_ATTENTION_KEYS as usize;
-        match (short, gpu.capability()) {
-            (false, HOPPER) if boxes => Forward::Hopper(&tiles.hopper),
-            _ => Forward::Any(&tiles.forward[usize::from(short)]),
+    fn choose(tiles: &'static Tiles, short: bool, hopper: bool) -> Forward {
+        match hopper {
+            true => Forward::Hopper(&tiles.hopper),
+            false => Forward::Any(&tiles.forward[usize::from(short)]),
         }
     }
 }
@@ -143,14 +132,17 @@ pub enum Backward {
     Apart { queries: &'static Tile, keys: &'static Tile },
     /// All in one pass, a block for the sequences that begin at `step` tokens.
     Whole { tile: &'static Tile, step: u32 },
+    /// All in one pass, a block a tile of keys, which adds its part of dq to that of the blocks before it.
+    Hopper(&'static Hopper),
 }
 
 impl Backward {
     /// Tiles of whole sequences, if the longest leaves a block enough to begin at.
-    fn choose(tiles: &'static Tiles, short: bool, sequences: &Sequences) -> Backward {
+    fn choose(tiles: &'static Tiles, short: bool, hopper: bool, sequences: &Sequences) -> Backward {
         let step = |tile: &Tile| (tile.rows + 1).saturating_sub(sequences.max_length() as u32);
         match tiles.whole.iter().find(|tile| step(tile) >= LEAST_STEP) {
             Some(tile) => Backward::Whole { tile, step: step(tile) },
+            None if hopper => Backward::Hopper(&tiles.hopper),
             None => Backward::Apart { queries: &tiles.queries[usize::from(short)], keys: &tiles.keys },
         }
     }
@@ -171,8 +163,9 @@ impl Kernels {
         }
         let blocks = rows.div_ceil(tiles.forward[0].rows as usize) * heads.key_value;
         let short = sequences.max_length() <= SHORT || blocks < gpu.multiprocessors() as usize;
-        let forward = Forward::choose(tiles, short, gpu, sequences);
-        Ok(Kernels::Tiles { forward, backward: Backward::choose(tiles, short, sequences) })
+        let hopper = !short && Hopper::runs_on(gpu, sequences.tokens());
+        let forward = Forward::choose(tiles, short, hopper);
+        Ok(Kernels::Tiles { forward, backward: Backward::choose(tiles, short, hopper, sequences) })
     }
 
     fn warps(check: &Check, dtype: DType, dim: usize) -> Result<Kernels> {
@@ -199,30 +192,33 @@ impl Kernels {
     }
 
     /// `o` and `lse`.
-    pub fn forward(&self, params: AttentionParams) -> Launch {
+    pub fn forward(&self, gpu: &Gpu, params: AttentionParams) -> Launch {
         match self {
             Kernels::Tiles { forward: Forward::Any(tile), .. } => {
                 tiles(tile, params.tokens * params.group, tile.rows, params)
             }
-            Kernels::Tiles { forward: Forward::Hopper(tile), .. } => hopper(tile, params),
+            Kernels::Tiles { forward: Forward::Hopper(hopper), .. } => hopper.forward(params, gpu.multiprocessors()),
             Kernels::Warps { forward, .. } => warps(forward, params.query_heads, params),
         }
     }
 
-    /// `dq`, `dk`, `dv` and `delta`.
-    pub fn backward(&self, params: AttentionParams) -> [Option<Launch>; 2] {
-        match self {
-            Kernels::Tiles { backward: Backward::Apart { queries, keys }, .. } => [
-                Some(tiles(queries, params.tokens * params.group, queries.rows, params)),
-                Some(tiles(keys, params.tokens, keys.rows, params)),
+    /// `dq`, `dk` and `dv`; `delta` on the way.
+    pub fn backward(&self, gpu: &Gpu, params: AttentionParams) -> Result<Vec<Launch>> {
+        Ok(match self {
+            Kernels::Tiles { backward: Backward::Apart { queries, keys }, .. } => vec![
+                tiles(queries, params.tokens * params.group, queries.rows, params),
+                tiles(keys, params.tokens, keys.rows, params),
             ],
             Kernels::Tiles { backward: Backward::Whole { tile, step }, .. } => {
-                [Some(tiles(tile, params.tokens, *step, params)), None]
+                vec![tiles(tile, params.tokens, *step, params)]
+            }
+            Kernels::Tiles { backward: Backward::Hopper(hopper), .. } => {
+                hopper.backward(params, gpu.workspace(hopper.backward_workspace(&params))?).into()
             }
             Kernels::Warps { queries, keys, .. } => {
-                [Some(warps(queries, params.query_heads, params)), Some(warps(keys, params.key_value_heads, params))]
+                vec![warps(queries, params.query_heads, params), warps(keys, params.key_value_heads, params)]
             }
-        }
+        })
     }
 }
 
@@ -230,19 +226,6 @@ impl Kernels {
 fn tiles(tile: &Tile, count: u32, step: u32, params: AttentionParams) -> Launch {
     let blocks = count.div_ceil(step) * params.key_value_heads;
     Launch::new(tile.module, tile.kernel, [blocks, 1, 1], THREADS, params).shared(tile.shared_bytes)
-}
-
-/// The forward pass on Hopper, whose copy engine brings keys and values.
-fn hopper(tile: &Tile, attention: AttentionParams) -> Launch {
-    let AttentionParams { tokens, group, key_value_heads, dim, k, v, .. } = attention;
-    let shape = [tokens as usize, (key_value_heads * dim) as usize];
-    let map = |address, rows| TensorMap { address, shape, block: [rows, 64] };
-    let blocks = (tokens * group).div_ceil(tile.rows) * key_value_heads;
-    let params = AttentionSm90Params { attention, ..Default::default() };
-    Launch::new(tile.module, tile.kernel, [blocks, 1, 1], HOPPER_THREADS, params)
-        .shared(tile.shared_bytes)
-        .tensor_map(offset_of!(AttentionSm90Params, k), map(k, KIUNGO_ATTENTION_KEYS as usize))
-        .tensor_map(offset_of!(AttentionSm90Params, v), map(v, 64))
 }
 
 /// A warp for each token and head.
