@@ -6,9 +6,9 @@
 //!
 //! # Cost and error
 //!
-//! - Cost: a sequence of n tokens takes `2 * n^2 * query * dim` FLOPs forward and 2.5 times that backward, of which the
-//!   GPU, that adds nothing up in memory, computes two products of five again where a sequence is longer than 32 tokens.
-//!   Bytes: q, k, v and o once, and again with their gradients.
+//! - Cost: a sequence of n tokens takes `2 * n^2 * query * dim` FLOPs forward and 2.5 times that backward. A GPU
+//!   that is no Hopper adds nothing up in memory, and computes two products of five again where a sequence is longer than
+//!   32 tokens. Bytes: q, k, v and o once, and again with their gradients.
 //! - On a GPU bf16 heads of 64 and 128 features run on tensor cores; f32 and others on ordinary cores, one warp a token
 //!   and head, which suits short sequences.
 //! - Error: 2e-6 in f32. On tensor cores weights and their gradients are rounded to bf16 between two products: at most
