@@ -7,6 +7,7 @@ use kiungo::formats::weights::{Options, Transfer, load_with};
 use kiungo::llama::Parts;
 use kiungo::llama::config::Config;
 use kiungo::llama::model::{Base, names};
+use std::cell::Cell;
 
 const RUNS: usize = 5;
 const BUFFER: usize = 64 << 20;
@@ -32,6 +33,14 @@ pub fn gpu(bench: &mut Bench) -> anyhow::Result<()> {
             Ok(())
         })?;
     }
+    let options = Options { parts: whole, base: Base::Nf4, compute: DType::Bf16, device: &device, positions: 512 };
+    let (before, most) = (anonymous_bytes(), Cell::new(0));
+    load_with(&checkpoint, &config, options, transfer, |_| most.set(most.get().max(anonymous_bytes())))?;
+    println!(
+        "load: {:.3} GB of anonymous host memory at most, {:.3} before",
+        most.get() as f64 / 1e9,
+        before as f64 / 1e9
+    );
     let bytes = read_bytes(&checkpoint, &config, whole)?;
     copy_alone(bench, &config, bytes)
 }
@@ -42,6 +51,13 @@ fn transfer() -> anyhow::Result<Transfer> {
     let numbers: Vec<usize> = text.split(',').map(str::parse).collect::<Result<_, _>>()?;
     let &[threads, buffers, mib] = numbers.as_slice() else { anyhow::bail!("KIUNGO_TRANSFER={text}: three numbers") };
     Ok(Transfer { threads, buffers, bytes: mib << 20 })
+}
+
+/// What this process holds that is no file's, where the system says so.
+fn anonymous_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<usize>().ok()).map_or(0, |kb| kb << 10)
 }
 
 /// Bytes of the tensors that are read.

@@ -4,11 +4,13 @@
     python3 benches/peers/peers.py --json peers.json [OP...]
     cargo bench -- --peers peers.json --json benches/results/h100.json
 
-Needs torch; bitsandbytes and liger-kernel where installed. Method as in benches/harness.rs: standard normal data, caches
+Needs torch; bitsandbytes and liger-kernel where installed; `load` and `embed` need transformers and --checkpoint DIR, a Llama's
+folder, as `kiungo random --model llama-3-8b --output DIR` writes one. Method as in benches/harness.rs: standard normal data, caches
 flushed by reading before every run, CUDA events, the median of 21 runs. Of several peers for one op the fastest is kept.
 """
 import argparse
 import json
+import time
 
 import torch
 import torch.nn.functional as F
@@ -188,18 +190,92 @@ def attention():
                 add("attention", "backward", shape, peer, lambda: torch.autograd.grad(o, (q, k, v), d_o, retain_graph=True))
 
 
-OPS = {f.__name__: f for f in (gemm, nf4, linear, rmsnorm, swiglu, rope, adamw, attention)}
+def add_job(op, variant, shape, peer, run, runs=3):
+    """A whole job by the clock on the wall, after a first time."""
+    times = []
+    try:
+        for _ in range(runs + 1):
+            start = time.perf_counter()
+            result = run()
+            torch.cuda.synchronize()
+            times.append((time.perf_counter() - start) * 1e3)
+            del result
+            torch.cuda.empty_cache()
+    except Exception as error:
+        print(f"{op} {variant} {shape}: {peer} fails: {str(error).splitlines()[0]}")
+        return
+    ms = sorted(times[1:])[runs // 2]
+    m, n, k = shape
+    ROWS.append({"op": op, "variant": variant, "shape": {"m": m, "n": n, "k": k}, "peer": peer, "ms": ms})
+    print(f"{op:12} {variant:24} {m:6} {n:7} {k:6} {peer:22} {ms:10.1f} ms", flush=True)
+
+
+def pretrained(kind, base):
+    """How users load a model."""
+    import transformers
+
+    options = {"dtype": BF16, "device_map": {"": 0}, "attn_implementation": "sdpa"}
+    if base == "nf4":
+        options["quantization_config"] = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=BF16)
+    return getattr(transformers, kind).from_pretrained(CHECKPOINT, **options)
+
+
+def load():
+    if CHECKPOINT is None or optional("transformers") is None:
+        return print("load: skipped without --checkpoint DIR and transformers")
+    config = json.load(open(f"{CHECKPOINT}/config.json"))
+    shape = (config["num_hidden_layers"], config["hidden_size"], 0)
+    for base in ("nf4", "bf16"):
+        add_job("load", base, shape, "transformers", lambda: pretrained("AutoModelForCausalLM", base))
+
+
+@torch.no_grad()
+def embed():
+    """As careful users do it: sorted by length, padded to the longest of a batch, mean over the tokens on the GPU."""
+    if CHECKPOINT is None or optional("transformers") is None:
+        return print("embed: skipped without --checkpoint DIR and transformers")
+    lengths = [100 + i * 7919 % 201 for i in range(1600)]
+    for base in ("nf4", "bf16"):
+        model = pretrained("AutoModel", base).eval()
+        config = model.config
+        passages = [torch.randint(config.vocab_size, (n,)) for n in sorted(lengths)]
+        tokens, blocks = sum(lengths), config.num_hidden_layers
+        for batch in (16, 32, 64):
+
+            def run():
+                vectors = []
+                for at in range(0, len(passages), batch):
+                    texts = passages[at : at + batch]
+                    ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True).cuda()
+                    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(t) for t in texts], batch_first=True).cuda()
+                    states = model(ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
+                    mean = (states * mask[..., None]).sum(1) / mask.sum(1)[:, None]
+                    vectors.append(F.normalize(mean).cpu())
+                return torch.cat(vectors)
+
+            add_job("embed", base, (tokens, config.hidden_size, blocks), f"transformers, {batch} a batch", run, 1)
+        del model
+        torch.cuda.empty_cache()
+    fastest = {}
+    for row in [r for r in ROWS if r["op"] == "embed"]:
+        fastest[row["variant"]] = min(row, fastest.get(row["variant"], row), key=lambda r: r["ms"])
+    ROWS[:] = [r for r in ROWS if r["op"] != "embed"] + list(fastest.values())
+
+
+OPS = {f.__name__: f for f in (gemm, nf4, linear, rmsnorm, swiglu, rope, adamw, attention, load, embed)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ops", nargs="*", metavar="OP", help=f"of {', '.join(OPS)}; all without")
     parser.add_argument("--json", metavar="FILE", required=True)
+    parser.add_argument("--checkpoint", metavar="DIR", help="a Llama's folder, for load and embed")
     arguments = parser.parse_args()
     unknown = [op for op in arguments.ops if op not in OPS]
     if unknown:
         parser.error(f"unknown op {unknown[0]}: expected {', '.join(OPS)}")
-    global FLUSH
+    global FLUSH, CHECKPOINT
+    CHECKPOINT = arguments.checkpoint
     FLUSH = torch.ones(32 << 20, device="cuda", dtype=torch.int64)
     print(torch.cuda.get_device_name(), "torch", torch.__version__)
     for name, run in OPS.items():

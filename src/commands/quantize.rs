@@ -1,14 +1,16 @@
 //! `kiungo quantize`: a model to NF4, as transformers and bitsandbytes store it.
 
 use super::common::{self, DeviceChoice};
+use super::plan;
 use crate::device::DType;
 use crate::formats::nf4::write_model;
 use crate::formats::output;
 use crate::formats::safetensors::Checkpoint;
-use crate::formats::weights::{Options, load};
+use crate::formats::weights::{Options, Transfer, load};
 use crate::llama::Parts;
 use crate::llama::config::Config;
 use crate::llama::model::{Base, names};
+use crate::llama::plan::{During, Ledger};
 use anyhow::{Result, ensure};
 use clap::Args;
 use std::path::PathBuf;
@@ -42,6 +44,10 @@ impl Quantize {
         let device = common::open_device(self.device)?;
         let parts = Parts { blocks: config.layers, final_norm: true, head: true };
         let base = if self.double { Base::Nf4Double } else { Base::Nf4 };
+        let mut ledger = Ledger::of_model(&config, parts, base, 1);
+        let reading = Transfer::default().device_bytes(&checkpoint, &config, parts, base);
+        ledger.add("buffers of the reader", reading, During::Loading);
+        plan::fit(&ledger, &device, Vec::new)?;
         let options = Options { parts, base, compute: DType::Bf16, device: &device, positions: 1 };
         let bar = common::progress(checkpoint.tensors().count(), "quantising");
         let model = load(&checkpoint, &config, options, |_| bar.inc(1))?;
