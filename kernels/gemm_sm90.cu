@@ -104,8 +104,7 @@ template <int BM, int BN, int STAGES> struct SplitK {
                 *reinterpret_cast<float2*>(to) = make_float2(sum[2 * i], sum[2 * i + 1]);
             }
         }
-        __syncthreads();  // enough for a block alone; racecheck does not count the cluster's barrier as one of the block
-        if (splits > 1) cluster_sync();
+        splits > 1 ? cluster_sync() : __syncthreads();
         // Rows rank, rank + splits, ... of the tile.
         constexpr int FOURS = BN / 4;
         const uint32_t rows = min((uint32_t)BM, p.m - m0);
@@ -115,7 +114,8 @@ template <int BM, int BN, int STAGES> struct SplitK {
             float4 part[MOST];  // all asked for before the first is needed
 #pragma unroll
             for (uint32_t of = 0; of < MOST; of++) {
-                if (of < splits) part[of] = load_shared_of(sums + row * ROW + column, of);
+                const float* from = sums + row * ROW + column;
+                if (of < splits) part[of] = splits > 1 ? load_shared_of(from, of) : *reinterpret_cast<const float4*>(from);
             }
             float4 total = part[0];
 #pragma unroll
