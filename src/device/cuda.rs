@@ -270,6 +270,12 @@ fn encode(map: &TensorMap) -> Result<EncodedMap, DeviceError> {
     const ELEMENT_BYTES: u64 = 2;
     let [rows, columns] = map.shape.map(|n| n as u64);
     let [block_rows, block_columns] = map.block.map(|n| n as u32);
+    // The span of a swizzle is a box's line: the copy engine pads shorter lines to it.
+    let swizzle = match block_columns as u64 * ELEMENT_BYTES {
+        ..=32 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_32B,
+        33..=64 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+        _ => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+    };
     let mut encoded = sys::CUtensorMap { opaque: [0; 16] };
     // SAFETY: the arrays are as long as the rank, 2, says (one stride less); the call reads nothing at the address.
     unsafe {
@@ -283,7 +289,7 @@ fn encode(map: &TensorMap) -> Result<EncodedMap, DeviceError> {
             [block_columns, block_rows].as_ptr(),
             [1, 1].as_ptr(),
             sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            swizzle,
             sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
             sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
         )

@@ -30,14 +30,14 @@ pub struct Launch {
 }
 
 /// A row-major bf16 matrix as Hopper's copy engine sees it: boxes of it go to shared memory and back, their lines of
-/// up to 128 bytes swizzled.
+/// 32, 64 or 128 bytes swizzled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TensorMap {
     /// Device address of the first element, a multiple of 16.
     pub address: u64,
     /// Rows and columns; a row's bytes are a multiple of 16.
     pub shape: [usize; 2],
-    /// Rows and columns of a box: at most 256, and 64.
+    /// Rows and columns of a box: at most 256; and 16, 32 or 64.
     pub block: [usize; 2],
 }
 
