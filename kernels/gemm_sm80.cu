@@ -64,23 +64,40 @@ template <int BM, int BN, int BK, int WARPS_M, int WARPS_N, int STAGES> struct G
         const int warp = threadIdx.x / 32;
         const int warp_m = warp % WARPS_M * (BM / WARPS_M), warp_n = warp / WARPS_M * (BN / WARPS_N);
         float sum[FRAGMENTS_M][FRAGMENTS_N][4] = {};
+        // Fragments of the 16 of k that are multiplied, and of the next, which are on their way.
+        uint32_t fa[2][FRAGMENTS_M][4], fb[2][FRAGMENTS_N / 2][2][2];
+        const auto load = [&](int buffer, const bf16* stage, int k0) {
+#pragma unroll
+            for (int i = 0; i < FRAGMENTS_M; i++) {
+                fragment_a<typename A::Swizzled, A_K_MAJOR>(fa[buffer][i], stage, warp_m + i * 16, k0);
+            }
+#pragma unroll
+            for (int j = 0; j < FRAGMENTS_N / 2; j++) {
+                fragment_b<typename B::Swizzled, B_K_MAJOR>(fb[buffer][j], stage + A::ELEMENTS, warp_n + j * 16, k0);
+            }
+        };
+        cp_async_wait<STAGES - 2>();
+        __syncthreads();
+        if (steps > 0) load(0, shared, 0);
         for (int step = 0; step < steps; step++) {
-            cp_async_wait<STAGES - 2>();
-            __syncthreads();  // all see this stage, and all have done with the one before, which is filled next
+            const bf16* stage = shared + step % STAGES * STAGE;
+            // Into the stage before this one: at the barrier below, all had read it.
             if (step + STAGES - 1 < steps) copy(step + STAGES - 1);
             cp_async_commit();
-            const bf16* stage = shared + step % STAGES * STAGE;
 #pragma unroll
             for (int k0 = 0; k0 < BK; k0 += 16) {
-                uint32_t fa[FRAGMENTS_M][4], fb[FRAGMENTS_N / 2][2][2];
-#pragma unroll
-                for (int i = 0; i < FRAGMENTS_M; i++) fragment_a<typename A::Swizzled, A_K_MAJOR>(fa[i], stage, warp_m + i * 16, k0);
-#pragma unroll
-                for (int j = 0; j < FRAGMENTS_N / 2; j++) fragment_b<typename B::Swizzled, B_K_MAJOR>(fb[j], stage + A::ELEMENTS, warp_n + j * 16, k0);
+                const int buffer = k0 / 16 % 2;
+                if (k0 + 16 < BK) {
+                    load(buffer ^ 1, stage, k0 + 16);
+                } else {
+                    cp_async_wait<STAGES - 2>();
+                    __syncthreads();  // all see the next stage, and all have read this one
+                    if (step + 1 < steps) load(buffer ^ 1, shared + (step + 1) % STAGES * STAGE, 0);
+                }
 #pragma unroll
                 for (int i = 0; i < FRAGMENTS_M; i++) {
 #pragma unroll
-                    for (int j = 0; j < FRAGMENTS_N; j++) mma_m16n8k16_bf16(sum[i][j], fa[i], fb[j / 2][j % 2]);
+                    for (int j = 0; j < FRAGMENTS_N; j++) mma_m16n8k16_bf16(sum[i][j], fa[buffer][i], fb[buffer][j / 2][j % 2]);
                 }
             }
         }
@@ -101,7 +118,7 @@ template <int BM, int BN, int BK, int WARPS_M, int WARPS_N, int STAGES> struct G
 };
 
 // The tile for products with many tiles, and the one for few rows or few tiles. gemm.rs knows their sizes.
-using Large = Gemm<128, 128, 32, 2, 2, 4>;
+using Large = Gemm<128, 128, 64, 2, 2, 3>;
 using Small = Gemm<32, 64, 64, 1, 4, 4>;
 
 #define GEMM_KERNELS(layout, a_k_major, b_k_major)                                                               \

@@ -16,7 +16,7 @@ struct Tile {
     shared_bytes: u32,
 }
 
-const LARGE: Tile = Tile { m: 128, n: 128, shared_bytes: 4 * (128 + 128) * 32 * 2 };
+const LARGE: Tile = Tile { m: 128, n: 128, shared_bytes: 3 * (128 + 128) * 64 * 2 };
 const SMALL: Tile = Tile { m: 32, n: 64, shared_bytes: 4 * (32 + 64) * 64 * 2 };
 const THREADS: u32 = 128;
 /// Rows that a block of SMALL covers; more would be better off in LARGE if there were enough of them.
