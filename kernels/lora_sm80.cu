@@ -157,9 +157,17 @@ __device__ __forceinline__ void split_row(uint64_t rows, uint32_t i, uint32_t ra
     for (uint32_t j = 3 * rank + column; j < width; j += rank) row[j] = from_float<bf16>(0.0f);
 }
 
-// out[m, n], or its transpose, = or += scale times the sum of the partial sums, in their order.
+// out[m, n], or its transpose, = or += scale times the sum of the partial sums, in their order. The blocks behind those
+// that this takes split a factor, for the product that takes it as more of k (gemm_sm90.cu).
 KERNEL(lora_sum, LoraSumParams, 256) {
-    const uint32_t i = blockIdx.x * 256 + threadIdx.x, count = p.m * p.n;
+    const uint32_t count = p.m * p.n, blocks = (count + 255) / 256;
+    if (blockIdx.x >= blocks) {
+        const uint32_t i = (blockIdx.x - blocks) * 256 + threadIdx.x;
+        const float* factor = reinterpret_cast<const float*>(p.factor.x);
+        if (i < p.factor.rows * p.factor.rank) split_row(p.factor.split, i, p.factor.rank, p.factor.width, factor[i], false);
+        return;
+    }
+    const uint32_t i = blockIdx.x * 256 + threadIdx.x;
     if (i >= count) return;
     const uint32_t from = p.transposed ? i % p.m * p.n + i / p.m : i;
     float sum = 0.0f;
@@ -169,12 +177,6 @@ KERNEL(lora_sum, LoraSumParams, 256) {
     float* out = reinterpret_cast<float*>(p.out) + i;
     *out = p.accumulate ? fmaf(p.scale, sum, *out) : p.scale * sum;
     if (p.split) split_row(p.split, i, p.n, p.width, p.split_scale * *out, true);
-}
-
-// A factor for the product that takes it as more of k (gemm_sm90.cu).
-KERNEL(lora_split, LoraSplitParams, 256) {
-    const uint32_t i = blockIdx.x * 256 + threadIdx.x;
-    if (i < p.rows * p.rank) split_row(p.split, i, p.rank, p.width, reinterpret_cast<const float*>(p.x)[i], false);
 }
 
 // y[m, n] += scale * dropout(left[m, rank] . factor): 64 of m by 128 of n a block. A lane holds eight neighbours of a row,

@@ -89,8 +89,7 @@ pub fn linear(gpu: &Gpu, x: &Tensor, weight: &Weight, factors: &Factors, s: &Ten
     let [first, left_bytes, right_bytes] = linear_parts(gpu, tokens, weight, rank);
     let left = gpu.workspace(first + left_bytes + right_bytes)? + first as u64;
     let right = left + left_bytes as u64;
-    down.launch(gpu, dropout.scale, Store::Replace, Some(SplitRows { address: left, width, scale: factors.scale }))?;
-    let params = LoraSplitParams {
+    let factor = LoraSplitParams {
         x: factors.b.address()?,
         split: right,
         rows: outputs as u32,
@@ -98,8 +97,7 @@ pub fn linear(gpu: &Gpu, x: &Tensor, weight: &Weight, factors: &Factors, s: &Ten
         width: width as u32,
         unused: 0,
     };
-    let grid = [(outputs * rank).div_ceil(SUM_THREADS) as u32, 1, 1];
-    gpu.launch(&Launch::new("lora_sm80", "lora_split", grid, SUM_THREADS as u32, params))?;
+    down.launch(gpu, dropout.scale, Store::Replace, Some(Sides { left, scale: factors.scale, factor }))?;
     let sizes = [tokens, outputs, inputs];
     let more = More { a: left, b: right, k: width };
     let multiprocessors = gpu.multiprocessors() as usize;
@@ -113,12 +111,12 @@ pub fn linear(gpu: &Gpu, x: &Tensor, weight: &Weight, factors: &Factors, s: &Ten
     Ok(true)
 }
 
-/// Where rows of a split factor go.
+/// What the two sides of the second product of [`linear`] are made of, beside the sums: where these go, and the factor.
 #[derive(Clone, Copy)]
-struct SplitRows {
-    address: u64,
-    width: usize,
+struct Sides {
+    left: u64,
     scale: f32,
+    factor: LoraSplitParams,
 }
 
 /// Without dropout.
@@ -188,7 +186,7 @@ struct Thin<'a> {
 }
 
 impl Thin<'_> {
-    fn launch(self, gpu: &Gpu, scale: f32, store: Store, split: Option<SplitRows>) -> Result {
+    fn launch(self, gpu: &Gpu, scale: f32, store: Store, sides: Option<Sides>) -> Result {
         let [m, n, k] = self.sizes;
         if m == 0 {
             return Ok(());
@@ -224,11 +222,13 @@ impl Thin<'_> {
             transposed: (store == Store::AddTransposed).into(),
             accumulate: (store != Store::Replace).into(),
             scale,
-            split: split.map_or(0, |split| split.address),
-            width: split.map_or(0, |split| split.width as u32),
-            split_scale: split.map_or(0.0, |split| split.scale),
+            split: sides.map_or(0, |sides| sides.left),
+            width: sides.map_or(0, |sides| sides.factor.width),
+            split_scale: sides.map_or(0.0, |sides| sides.scale),
+            factor: sides.map(|sides| sides.factor).unwrap_or_default(),
         };
-        let grid = [(m * n).div_ceil(SUM_THREADS) as u32, 1, 1];
+        let factor = (params.factor.rows * params.factor.rank) as usize;
+        let grid = [((m * n).div_ceil(SUM_THREADS) + factor.div_ceil(SUM_THREADS)) as u32, 1, 1];
         Ok(gpu.launch(&Launch::new("lora_sm80", "lora_sum", grid, SUM_THREADS as u32, params))?)
     }
 }
