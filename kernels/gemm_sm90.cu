@@ -93,6 +93,7 @@ template <int BM, int BN, int STAGES> struct SplitK {
         float* sums = reinterpret_cast<float*>(shared);
         if (threadIdx.x >= LOADER) {
             if (threadIdx.x == LOADER) loop.load(at, p, &p.a, &p.b, m0, n0, first * DEPTH, steps, 0);
+            __syncwarp();  // the warp comes to the next barrier as one
         } else {
             float sum[BN / 2];
             loop.compute(at, sum, threadIdx.x / 128, steps);

@@ -171,6 +171,24 @@ typedef struct TensorMap {
     uint64_t opaque[16];
 } __attribute__((aligned(64))) TensorMap;
 
+/* linear_sm90.cu, a cluster 128 outputs, whose blocks take a part of k each */
+typedef struct Nf4LinearSm90Params {
+    TensorMap codes;  /* as bf16 [n, k / 4] */
+    TensorMap x;
+    Nf4LinearParams linear;
+    uint32_t splits;
+    uint32_t unused[13];
+} Nf4LinearSm90Params;
+
+/* linear_gemm_sm90.cu, a block tiles of 128 outputs and 128 or 256 tokens */
+typedef struct Nf4GemmSm90Params {
+    TensorMap codes;  /* as bf16 [n, k / 4] */
+    TensorMap x;
+    TensorMap y;
+    Nf4LinearParams linear;
+    uint32_t unused[14];
+} Nf4GemmSm90Params;
+
 /* gemm_sm90.cu */
 typedef struct GemmSm90Params {
     TensorMap a;
@@ -248,6 +266,16 @@ typedef struct LoraThinParams {
     DropoutParams dropout;
 } LoraThinParams;
 
+/* A factor's f32 values as two bf16 h + l, in rows of h, h, l, zeros */
+typedef struct LoraSplitParams {
+    uint64_t x;      /* float [rows, rank] */
+    uint64_t split;  /* bf16 [rows, width] */
+    uint32_t rows;
+    uint32_t rank;
+    uint32_t width;
+    uint32_t unused;
+} LoraSplitParams;
+
 typedef struct LoraSumParams {
     uint64_t partials;    /* float [parts][m, n] */
     uint64_t out;         /* float [m, n], or [n, m] */
@@ -260,17 +288,8 @@ typedef struct LoraSumParams {
     uint64_t split;       /* bf16 [m, width], or 0: split_scale * out as two bf16 h + l, in rows of h, l, h, zeros */
     uint32_t width;
     float split_scale;
+    LoraSplitParams factor;  /* by the blocks behind those that sum; no rows: none */
 } LoraSumParams;
-
-/* A factor's f32 values as two bf16 h + l, in rows of h, h, l, zeros */
-typedef struct LoraSplitParams {
-    uint64_t x;      /* float [rows, rank] */
-    uint64_t split;  /* bf16 [rows, width] */
-    uint32_t rows;
-    uint32_t rank;
-    uint32_t width;
-    uint32_t unused;
-} LoraSplitParams;
 
 /* swiglu.cu, 8 elements a thread */
 typedef struct SwigluParams {

@@ -186,6 +186,44 @@ impl Default for TensorMap {
 #[repr(C)]
 #[repr(align(64))]
 #[derive(Debug, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct Nf4LinearSm90Params {
+    pub codes: TensorMap,
+    pub x: TensorMap,
+    pub linear: Nf4LinearParams,
+    pub splits: u32,
+    pub unused: [u32; 13usize],
+}
+impl Default for Nf4LinearSm90Params {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct Nf4GemmSm90Params {
+    pub codes: TensorMap,
+    pub x: TensorMap,
+    pub y: TensorMap,
+    pub linear: Nf4LinearParams,
+    pub unused: [u32; 14usize],
+}
+impl Default for Nf4GemmSm90Params {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
 pub struct GemmSm90Params {
     pub a: TensorMap,
     pub b: TensorMap,
@@ -272,6 +310,16 @@ pub struct LoraThinParams {
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct LoraSplitParams {
+    pub x: u64,
+    pub split: u64,
+    pub rows: u32,
+    pub rank: u32,
+    pub width: u32,
+    pub unused: u32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
 pub struct LoraSumParams {
     pub partials: u64,
     pub out: u64,
@@ -284,16 +332,7 @@ pub struct LoraSumParams {
     pub split: u64,
     pub width: u32,
     pub split_scale: f32,
-}
-#[repr(C)]
-#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
-pub struct LoraSplitParams {
-    pub x: u64,
-    pub split: u64,
-    pub rows: u32,
-    pub rank: u32,
-    pub width: u32,
-    pub unused: u32,
+    pub factor: LoraSplitParams,
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]

@@ -22,3 +22,11 @@ __device__ __forceinline__ void stmatrix_x4(void* row, uint32_t a, uint32_t b, u
                  "r"(a), "r"(b), "r"(c), "r"(d)
                  : "memory");
 }
+
+// The same of the matrices' transposes: what ldmatrix_x4_trans reads.
+__device__ __forceinline__ void stmatrix_x4_trans(void* row, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                     static_cast<uint32_t>(__cvta_generic_to_shared(row))),
+                 "r"(a), "r"(b), "r"(c), "r"(d)
+                 : "memory");
+}

@@ -43,6 +43,11 @@ template <int ROWS, bool K_MAJOR> struct OperandTile {
         return SWIZZLE_128 | EIGHT_LINES << 32 | ((SLAB << 16) + start + offset);
     }
 
+    // The descriptor of what lies so many bytes further in shared memory, a multiple of 16.
+    static __device__ __forceinline__ uint64_t further(uint64_t descriptor, uint32_t bytes) {
+        return descriptor + bytes / 16;
+    }
+
   private:
     template <int SHARES>
     static __device__ __forceinline__ void box(bf16* to, const TensorMap* map, int column, int row, Barrier* barrier) {

@@ -137,7 +137,7 @@ pub fn forward(x: &Tensor, weight: &Weight, y: &mut Tensor) -> Result {
     check.tensor("x", x, &[tokens, inputs], FLOAT)?;
     check.tensor("y", y, &[tokens, outputs], Allowed::Only(x.dtype()))?;
     if let (Weight::Nf4(weight), Device::Cuda(gpu)) = (weight, check.device())
-        && let Some(launch) = fused::forward(x, weight, y)?
+        && let Some(launch) = fused::forward(gpu, x, weight, y)?
     {
         return Ok(gpu.launch(&launch)?);
     }

@@ -1,10 +1,10 @@
 //! A linear layer and its gradients, over dense weights and weights in 4 bits.
 
 use super::{Run, compare, compare_large};
-use crate::support::{normal_bf16, rng};
-use kiungo::device::Tensor;
+use crate::support::{assert_close, fast_gpus, normal_bf16, rng};
+use kiungo::device::{DType, Tensor};
 use kiungo::ops::linear::{self, Weight};
-use kiungo::ops::nf4::Nf4Tensor;
+use kiungo::ops::nf4::{self, Nf4Tensor};
 
 /// `y`, `dx` written, `dx` added to, and for a dense weight `dw`.
 fn case([tokens, inputs, outputs]: [usize; 3], nf4: bool) -> impl Fn(&Run) -> Vec<Tensor> {
@@ -70,6 +70,30 @@ fn few_tokens_over_nf4() {
                 linear::backward_input(&run.tensor(&dy, &[tokens, outputs]), &weight, &mut dx, false).unwrap();
                 vec![y, dx]
             });
+        }
+    }
+}
+
+#[test]
+fn many_tokens_over_nf4_give_the_products_of_the_dequantised_weight() {
+    // Outputs and tokens off the tiles; inputs of one stage and of more than the ring holds.
+    for [tokens, outputs, inputs] in [[65, 4096, 128], [129, 1032, 512], [300, 8200, 256], [600, 2056, 1280]] {
+        for device in fast_gpus() {
+            let mut rng = rng(5);
+            let run = Run { device: &device, dtype: DType::Bf16 };
+            let w = run.f32(&normal_bf16(&mut rng, outputs * inputs), &[outputs, inputs]);
+            let x = run.tensor(&normal_bf16(&mut rng, tokens * inputs), &[tokens, inputs]);
+            for double in [false, true] {
+                let nf4 = Nf4Tensor::quantize(&w, double).unwrap();
+                let mut dense = run.poisoned(&[outputs, inputs]);
+                nf4::dequantize(&nf4, &mut dense).unwrap();
+                let [fused, apart] = [Weight::Nf4(nf4), Weight::Dense(dense)].map(|weight| {
+                    let mut y = run.poisoned(&[tokens, outputs]);
+                    linear::forward(&x, &weight, &mut y).unwrap();
+                    y.to_f32().unwrap()
+                });
+                assert_close(&format!("{tokens}x{outputs}x{inputs} double {double}"), &fused, &apart, 4e-3);
+            }
         }
     }
 }

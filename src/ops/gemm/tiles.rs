@@ -134,6 +134,12 @@ pub fn choose(multiprocessors: usize, sizes: [usize; 3]) -> (&'static Tile, usiz
     candidates.min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or((&TILES[0], 1))
 }
 
+/// Microseconds that a product takes with that tile, by the model.
+pub fn time(multiprocessors: usize, sizes: [usize; 3]) -> f64 {
+    let (tile, splits) = choose(multiprocessors, sizes);
+    tile.time(multiprocessors, sizes, splits)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,238 @@
+// y = x W^T for an NF4 weight and few tokens on Hopper's tensor cores, without the weight ever being written out: codes
+// become the left side of wgmma in registers, by a table of all 256 pairs of codes; the tokens are the right side, in
+// shared memory. A block's absmax is applied to the sums over its 64 inputs, in float.
+//
+// One thread loads: the copy engine fills a ring of stages of 128 rows by 256 inputs. Warpgroups compute, each 64 of the
+// rows and its share of a stage's four blocks of inputs; codes are decoded while the products of the block before are
+// under way. A lane needs one byte of each word of a row's codes (the fragment's pairs lie eight inputs apart for the
+// next register), so the four lanes of a row read the same words and each takes its own byte.
+//
+// Budget: 112 registers a thread where four warpgroups compute, two for each half of the rows; 64 tokens need more (32 for
+// the sums of a block, 32 for all blocks', 32 for two blocks' fragments), so that two do. 64 KB of shared memory for the
+// table, the rest for stages: one block a multiprocessor.
+#include "kernel.cuh"
+#include "ptx/cluster.cuh"
+#include "ptx/memory.cuh"
+#include "ptx/tma.cuh"
+#include "ptx/warpgroup.cuh"
+#include "ptx/wgmma.cuh"
+#include "tile/nf4_operand.cuh"
+#include "tile/operand.cuh"
+#include "tile/store.cuh"
+
+constexpr int ROWS = 128, DEPTH = 256;  // of the weight a stage
+constexpr int BLOCK = KIUNGO_NF4_BLOCK, BLOCKS = DEPTH / BLOCK;
+
+// DEEP warpgroups for the same rows share a stage's blocks.
+template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Linear {
+    static constexpr int CONSUMERS = ROWS / 64 * 128 * DEEP;
+    static constexpr int MINE = BLOCKS / DEEP;
+    using X = OperandTile<TOKENS, true>;
+    using Table = PairTable<uint32_t>;
+    static constexpr int LINE = ROWS + 4;  // floats a token while sums are added up, so that lanes use all banks
+    struct Stage {
+        uint8_t codes[ROWS][DEPTH / 2];  // 16-byte chunks swizzled
+        bf16 x[BLOCKS][X::ELEMENTS];
+    };
+    // Shared memory: some stages, the table at the next multiple of 64 KB, the other stages, and what is small. After the
+    // last stage, sums are in the first stages' place.
+    struct Small {
+        float map[256];
+        Barrier full[STAGES], empty[STAGES];
+    };
+    struct Shared {
+        static constexpr uint32_t FIRST = Table::BELOW / sizeof(Stage), ABOVE = Table::BELOW + Table::BYTES;
+        static constexpr uint32_t LATER = STAGES > FIRST ? STAGES - FIRST : 0;
+        unsigned char* memory;
+        Table table;
+
+        __device__ __forceinline__ explicit Shared(unsigned char* memory) : memory(memory), table(memory) {
+            Table::check(memory);
+        }
+        __device__ __forceinline__ Stage& stage(uint32_t i) const {
+            const uint32_t at = i < FIRST ? i * sizeof(Stage) : ABOVE + (i - FIRST) * sizeof(Stage);
+            return *reinterpret_cast<Stage*>(memory + at);
+        }
+        __device__ __forceinline__ Small& small() const {
+            return *reinterpret_cast<Small*>(memory + ABOVE + LATER * sizeof(Stage));
+        }
+    };
+
+    // One thread: loads this block's stages.
+    static __device__ __forceinline__ void load(const Nf4LinearSm90Params& p, const Shared& shared, uint32_t row0, int first,
+                                                int steps) {
+        Ring<STAGES> at;
+        for (int step = first; step < first + steps; step++, at.advance()) {
+            Stage& stage = shared.stage(at.stage);
+            Barrier* full = &shared.small().full[at.stage];
+            barrier_wait(&shared.small().empty[at.stage], at.parity ^ 1);
+            barrier_arrive_expecting(full, sizeof(Stage));
+            tma_load(stage.codes, &p.codes, step * (DEPTH / 4), row0, full);
+#pragma unroll
+            for (int block = 0; block < BLOCKS; block++) {
+                X::template load<1>(stage.x[block], &p.x, 0, step * DEPTH + block * BLOCK, full, 0);
+            }
+        }
+    }
+
+    // The rows `row` and row + 8 of a block of a stage.
+    static __device__ __forceinline__ void decode(Fragment& a, const typename Table::Look& look, const Stage& stage, uint32_t row,
+                                                  int block) {
+#pragma unroll
+        for (int side = 0; side < 2; side++) {
+            const uint8_t* line = stage.codes[row + side * 8];
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const uint4 words = load_16(line + ((block * 2 + half) ^ row % 8) * 16);
+                const uint32_t word[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+                for (int i = 0; i < 4; i++) a[half * 2 + i / 2][i % 2 * 2 + side] = look.pair(word[i]);
+            }
+        }
+    }
+
+    static __device__ __forceinline__ void multiply(float (&sum)[TOKENS / 2], const Fragment& a, uint64_t x, int block) {
+        wgmma_begin();
+#pragma unroll
+        for (int step = 0; step < 4; step++) {
+            wgmma_registers<TOKENS, true>(sum, a[step], X::further(x, block * X::BYTES + step * 32), step > 0);
+        }
+        wgmma_commit();
+    }
+
+    // A warpgroup's part: of each stage, MINE blocks from BEGIN on.
+    template <int BEGIN>
+    static __device__ __forceinline__ void compute(const Nf4LinearSm90Params& p, const Shared& shared,
+                                                   float (&total)[TOKENS / 2], uint32_t row0, int first, int steps) {
+        const uint32_t lane = threadIdx.x % 32, row = threadIdx.x % 256 / 32 * 16 + lane / 4;
+        const uint32_t last = p.linear.n - 1;
+        const int block = first * BLOCKS + BEGIN;
+        typename Scales<MINE, BLOCKS, DOUBLE>::From from[2] = {{p.linear, min(row0 + row, last), block},
+                                                       {p.linear, min(row0 + row + 8, last), block}};
+        const float offset = DOUBLE ? *reinterpret_cast<const float*>(p.linear.offset) : 0.0f;
+        const typename Table::Look look(shared.table, lane % 4);
+        const float* map = shared.small().map;
+        float sum[TOKENS / 2];
+        Fragment a[2];
+        Scales<MINE, BLOCKS, DOUBLE> scales, next;
+        int left = p.linear.k / BLOCK - block;
+        next.load(from, left);
+        // Adds the products of a block that were under way.
+        const auto add = [&](int block) {
+            wgmma_wait<0>();
+            keep(sum);
+            keep(a[block % 2]);
+            const float scale[2] = {scales.get(0, block, map, offset), scales.get(1, block, map, offset)};
+#pragma unroll
+            for (int i = 0; i < TOKENS / 2; i++) total[i] = fmaf(scale[i / 2 % 2], sum[i], total[i]);
+        };
+        Ring<STAGES> at;
+        uint32_t before = 0;
+        for (int step = 0; step < steps; step++, at.advance()) {
+            const Stage& stage = shared.stage(at.stage);
+            const uint64_t x = X::descriptor(stage.x[BEGIN], 0, 0);
+            barrier_wait(&shared.small().full[at.stage], at.parity);
+#pragma unroll
+            for (int block = 0; block < MINE; block++) {
+                decode(a[block % 2], look, stage, row, BEGIN + block);
+                if (block > 0) {
+                    add(block - 1);
+                } else {
+                    if (step > 0) {
+                        add(MINE - 1);
+                        if (lane == 0) barrier_arrive(&shared.small().empty[before]);
+                    }
+                    scales = next;
+                    next.load(from, left -= BLOCKS);
+                }
+                multiply(sum, a[block % 2], x, block);
+            }
+            before = at.stage;
+        }
+        add(MINE - 1);
+    }
+
+    static __device__ __forceinline__ void run(const Nf4LinearSm90Params& p) {
+        DYNAMIC_SHARED(unsigned char, memory);
+        const Shared shared(memory);
+        if (threadIdx.x == 0) {
+            for (int i = 0; i < STAGES; i++) {
+                barrier_init(&shared.small().full[i], 1);
+                barrier_init(&shared.small().empty[i], CONSUMERS / 32);
+            }
+            barrier_init_fence();
+        }
+        __syncthreads();
+        const uint32_t splits = p.splits, rank = blockIdx.x % splits, row0 = blockIdx.x / splits * ROWS;
+        const int all = (p.linear.k + DEPTH - 1) / DEPTH, first = all * rank / splits;
+        const int steps = all * (rank + 1) / splits - first;
+        if (threadIdx.x >= CONSUMERS) {
+            fewer_registers<24>();
+            if (threadIdx.x == CONSUMERS) load(p, shared, row0, first, steps);
+            return;
+        }
+        more_registers<DEEP == 2 ? 112 : 240>();
+        shared.table.fill(threadIdx.x, CONSUMERS);
+        if (DOUBLE && threadIdx.x < 256) {
+            shared.small().map[threadIdx.x] = reinterpret_cast<const float*>(p.linear.map)[threadIdx.x];
+        }
+        named_barrier(1, CONSUMERS);
+        float total[TOKENS / 2] = {};
+        // Known to the compiler, so that descriptors are made once a warp.
+        if (DEEP == 1 || threadIdx.x < CONSUMERS / 2) {
+            compute<0>(p, shared, total, row0, first, steps);
+        } else {
+            compute<BLOCKS - MINE>(p, shared, total, row0, first, steps);
+        }
+        add_up(p, shared, total, row0, rank);
+    }
+
+    // The sums of warpgroups of the same rows, then those of all blocks of the cluster, in order; rows of y from there.
+    static __device__ __forceinline__ void add_up(const Nf4LinearSm90Params& p, const Shared& shared,
+                                                  const float (&total)[TOKENS / 2], uint32_t row0, uint32_t rank) {
+        const uint32_t lane = threadIdx.x % 32, row = threadIdx.x % 256 / 32 * 16 + lane / 4;
+        float* sums = reinterpret_cast<float*>(shared.memory);
+        static_assert(TOKENS * LINE * sizeof(float) <= Shared::FIRST * sizeof(Stage), "the sums take the stages' place");
+#pragma unroll
+        for (int deep = DEEP - 1; deep >= 0; deep--) {
+            named_barrier(1, CONSUMERS);
+            if ((int)threadIdx.x / 256 != deep) continue;
+#pragma unroll
+            for (int i = 0; i < TOKENS / 2; i++) {
+                float* to = sums + (i / 4 * 8 + lane % 4 * 2 + i % 2) * LINE + row + i / 2 % 2 * 8;
+                *to = deep == DEEP - 1 ? total[i] : total[i] + *to;
+            }
+        }
+        p.splits > 1 ? cluster_sync() : named_barrier(1, CONSUMERS);
+        const Nf4LinearParams& linear = p.linear;
+        const uint32_t tokens = min(linear.m, (uint32_t)TOKENS);
+        for (uint32_t i = threadIdx.x * p.splits + rank; i < tokens * (ROWS / 4); i += CONSUMERS * p.splits) {
+            const uint32_t token = i / (ROWS / 4), column = i % (ROWS / 4) * 4;
+            const float* from = sums + token * LINE + column;
+            float4 sum = *reinterpret_cast<const float4*>(from);
+            if (p.splits > 1) sum = load_shared_of(from, 0);
+            for (uint32_t of = 1; of < p.splits; of++) {
+                const float4 part = load_shared_of(from, of);
+                sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
+            }
+            const Row<bf16> y{reinterpret_cast<bf16*>(linear.y) + (size_t)token * linear.n, linear.n, false};
+            y.store(row0 + column, sum.x, sum.y);
+            y.store(row0 + column + 2, sum.z, sum.w);
+        }
+        if (p.splits > 1) cluster_sync();  // others may still read these sums
+    }
+};
+
+// Up to 8, 16, 32 and 64 tokens. linear.rs knows the stages and threads.
+#define LINEAR_NF4(kind, tokens, stages, deep, dbl)                                   \
+    KERNEL(linear_sm90_##kind##_##tokens, Nf4LinearSm90Params, 256 * deep + 128, 1) { \
+        Nf4Linear<tokens, stages, deep, dbl>::run(p);                                 \
+    }
+LINEAR_NF4(nf4, 8, 7, 2, false)
+LINEAR_NF4(nf4, 16, 6, 2, false)
+LINEAR_NF4(nf4, 32, 4, 1, false)
+LINEAR_NF4(nf4, 64, 3, 1, false)
+LINEAR_NF4(nf4_double, 8, 7, 2, true)
+LINEAR_NF4(nf4_double, 16, 6, 2, true)
+LINEAR_NF4(nf4_double, 32, 4, 1, true)
+LINEAR_NF4(nf4_double, 64, 3, 1, true)
