@@ -393,6 +393,17 @@ typedef struct AdamwParams {
     uint32_t unused;
 } AdamwParams;
 
+#define KIUNGO_PAIRS_ROWS 4 /* of a block */
+
+/* pairs.cu: cosines of sources with targets, rows 0..n and n..2n of unit */
+typedef struct PairsParams {
+    uint64_t unit;        /* float [2 n, hidden] */
+    uint64_t similarity;  /* float [n, n]; backward: its gradient */
+    uint64_t dunit;       /* float [2 n, hidden], backward alone */
+    uint32_t n;
+    uint32_t hidden;
+} PairsParams;
+
 /* infonce.cu and triplet.cu: losses over a similarity matrix */
 typedef struct InBatchParams {
     uint64_t similarity;   /* float [n, n] */

@@ -9,6 +9,7 @@ pub const KIUNGO_POOLING_LAST: u32 = 2;
 pub const KIUNGO_ADAMW_BLOCK: u32 = 256;
 pub const KIUNGO_ADAMW_FIRST_KEY: u32 = 13312;
 pub const KIUNGO_ADAMW_KEYS: u32 = 2945;
+pub const KIUNGO_PAIRS_ROWS: u32 = 4;
 pub const KIUNGO_ATTENTION_KEYS: u32 = 128;
 pub const KIUNGO_ATTENTION_PASSING: u32 = 8192;
 pub const KIUNGO_IGNORE_LABEL: u32 = 4294967295;
@@ -425,6 +426,15 @@ pub struct AdamwParams {
     pub step: u32,
     pub copy_is_bf16: u32,
     pub unused: u32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct PairsParams {
+    pub unit: u64,
+    pub similarity: u64,
+    pub dunit: u64,
+    pub n: u32,
+    pub hidden: u32,
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]

@@ -10,6 +10,7 @@ mod linear;
 mod load;
 mod lora;
 mod nf4;
+mod pairs;
 mod pooling;
 mod residual;
 mod rmsnorm;
@@ -23,7 +24,7 @@ type Run = fn(&mut Bench) -> anyhow::Result<()>;
 type Reference = fn(&mut Criterion);
 
 /// Every op that has a benchmark.
-pub const ALL: [(&str, Run); 17] = [
+pub const ALL: [(&str, Run); 18] = [
     ("adamw", adamw::gpu),
     ("attention", attention::gpu),
     ("cross_entropy", cross_entropy::gpu),
@@ -35,6 +36,7 @@ pub const ALL: [(&str, Run); 17] = [
     ("load", load::gpu),
     ("lora", lora::gpu),
     ("nf4", nf4::gpu),
+    ("pairs", pairs::gpu),
     ("pooling", pooling::gpu),
     ("residual", residual::gpu),
     ("rmsnorm", rmsnorm::gpu),
@@ -45,7 +47,7 @@ pub const ALL: [(&str, Run); 17] = [
 
 /// The CPU references of the ops that are wanted.
 pub fn cpu(criterion: &mut Criterion, wanted: impl Fn(&str) -> bool) {
-    let all: [(&str, Reference); 13] = [
+    let all: [(&str, Reference); 14] = [
         ("adamw", adamw::cpu),
         ("attention", attention::cpu),
         ("cross_entropy", cross_entropy::cpu),
@@ -54,6 +56,7 @@ pub fn cpu(criterion: &mut Criterion, wanted: impl Fn(&str) -> bool) {
         ("linear", linear::cpu),
         ("lora", lora::cpu),
         ("nf4", nf4::cpu),
+        ("pairs", pairs::cpu),
         ("pooling", pooling::cpu),
         ("residual", residual::cpu),
         ("rmsnorm", rmsnorm::cpu),

@@ -1,6 +1,6 @@
 //! All weights of the model on a word batch, with the loss at the end.
 
-use super::{Case, model};
+use super::{Case, llama_3_8b};
 use crate::harness::Bench;
 use kiungo::llama::Layer;
 use kiungo::llama::model::Base;
@@ -8,7 +8,7 @@ use kiungo::ops::adamw::Precision;
 use kiungo::training::settings::{Master, Method, Preset, Settings, When};
 
 pub fn gpu(bench: &mut Bench) -> anyhow::Result<()> {
-    let config = model::llama_3_8b()?;
+    let config = llama_3_8b()?;
     let settings = Settings {
         base: Base::Bf16,
         target: Layer::Final,
@@ -25,6 +25,6 @@ pub fn gpu(bench: &mut Bench) -> anyhow::Result<()> {
     ];
     states.into_iter().try_for_each(|(variant, moments, clip)| {
         let settings = Settings { moments, clip, ..settings.clone() };
-        Case { op: "full-step", variant, settings, lengths: 8..=8, dense: false }.run(bench)
+        Case { op: "full-step", variant, settings, lengths: 8..=8 }.run(bench)
     })
 }

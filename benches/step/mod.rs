@@ -1,14 +1,15 @@
-//! Whole training steps at Llama 3 8B's shape, with weights of random normal values made on the GPU.
+//! Whole training steps at Llama 3 8B's shape, with random weights made on the GPU.
 
 pub mod full;
-mod model;
 mod profile;
 pub mod word;
 
 use crate::harness::{Bench, Shape, Work, median};
-use kiungo::device::{Device, Gpu, cuda};
+use kiungo::device::{DType, Device, Gpu, cuda};
 use kiungo::formats::pairs::Pair;
 use kiungo::llama::config::{Config, Projection};
+use kiungo::llama::model::Options;
+use kiungo::llama::random;
 use kiungo::training::batch::{Group, Translations};
 use kiungo::training::plan::Plan;
 use kiungo::training::settings::Settings;
@@ -30,14 +31,16 @@ struct Case {
     settings: Settings,
     /// Tokens of a text.
     lengths: RangeInclusive<usize>,
-    /// Whether the 4-bit blocks are dequantised once.
-    dense: bool,
+}
+
+fn llama_3_8b() -> anyhow::Result<Config> {
+    Config::named("llama-3-8b").ok_or_else(|| anyhow::anyhow!("no llama-3-8b"))
 }
 
 impl Case {
     /// Times steps that follow each other as in a run, and adds a row; with `--profile`, says where one's time goes.
     fn run(&self, bench: &mut Bench) -> anyhow::Result<()> {
-        let config = model::llama_3_8b()?;
+        let config = llama_3_8b()?;
         let used_before = used()?;
         let (mut trainer, group) = self.trainer(bench.device(), &config)?;
         let mut steps = Steps::new(group, self.settings.batch);
@@ -85,7 +88,9 @@ impl Case {
 
     fn trainer(&self, device: &Device, config: &Config) -> anyhow::Result<(Trainer, Group)> {
         let plan = Plan::new(&self.settings, config, &[])?;
-        let model = model::random(device, config, &plan, self.settings.base, self.dense)?;
+        let (parts, base) = (plan.parts, self.settings.base);
+        let options = Options { parts, base, compute: DType::Bf16, device, positions: *self.lengths.end() };
+        let model = random::model(config, options, 1)?;
         let group = group(config, 80 * self.settings.batch, self.lengths.clone());
         let translations = Translations::new(&group.pairs);
         let trainer = Trainer::new(model, &self.settings, &plan, &group, translations)?;

@@ -38,6 +38,7 @@ pub mod linear;
 pub mod lora;
 pub mod nf4;
 pub mod normal;
+pub mod pairs;
 pub mod philox;
 pub mod pooling;
 pub mod residual;

@@ -3,8 +3,7 @@
 use super::batch::Batch;
 use super::settings::{Loss, Settings};
 use crate::device::{DType, Device, DeviceError, Tensor};
-use crate::ops::gemm::{Layout, gemm};
-use crate::ops::{Result, cosine, infonce, pooling, triplet};
+use crate::ops::{Result, cosine, infonce, pairs, pooling, triplet};
 
 /// Buffers for batches of up to some number of pairs.
 pub struct Objective {
@@ -13,10 +12,6 @@ pub struct Objective {
     norm: Tensor,
     dunit: Tensor,
     dpooled: Tensor,
-    sources: Tensor,
-    targets: Tensor,
-    dsources: Tensor,
-    dtargets: Tensor,
     similarity: Tensor,
     dsimilarity: Tensor,
     loss: Tensor,
@@ -32,10 +27,6 @@ impl Objective {
             norm: zeros(&[2 * pairs])?,
             dunit: zeros(&[2 * pairs, hidden])?,
             dpooled: zeros(&[2 * pairs, hidden])?,
-            sources: zeros(&[pairs, hidden])?,
-            targets: zeros(&[pairs, hidden])?,
-            dsources: zeros(&[pairs, hidden])?,
-            dtargets: zeros(&[pairs, hidden])?,
             similarity: zeros(&[pairs, pairs])?,
             dsimilarity: zeros(&[pairs, pairs])?,
             loss: zeros(&[1])?,
@@ -48,14 +39,9 @@ impl Objective {
         self.set_pairs(n)?;
         pooling::forward(hidden, &batch.sequences, settings.training_pooling, &mut self.pooled)?;
         cosine::normalize(&self.pooled, &mut self.unit, &mut self.norm)?;
-        self.sources.copy_rows(0, &self.unit, 0, n)?;
-        self.targets.copy_rows(0, &self.unit, n, n)?;
-        gemm(Layout::Nt, &self.sources, &self.targets, &mut self.similarity, false)?;
+        pairs::forward(&self.unit, &mut self.similarity)?;
         self.compare(settings, batch)?;
-        gemm(Layout::Nn, &self.dsimilarity, &self.targets, &mut self.dsources, false)?;
-        gemm(Layout::Tn, &self.dsimilarity, &self.sources, &mut self.dtargets, false)?;
-        self.dunit.copy_rows(0, &self.dsources, 0, n)?;
-        self.dunit.copy_rows(n, &self.dtargets, 0, n)?;
+        pairs::backward(&self.dsimilarity, &self.unit, &mut self.dunit)?;
         cosine::normalize_backward(&self.dunit, &self.unit, &self.norm, &mut self.dpooled)?;
         dhidden.zero_rows(batch.padding.clone())?;
         pooling::backward(&self.dpooled, &batch.sequences, settings.training_pooling, dhidden)
@@ -81,8 +67,6 @@ impl Objective {
     fn set_pairs(&mut self, n: usize) -> Result {
         let both = [&mut self.pooled, &mut self.unit, &mut self.norm, &mut self.dunit, &mut self.dpooled];
         both.into_iter().try_for_each(|t| t.set_rows(2 * n))?;
-        let single = [&mut self.sources, &mut self.targets, &mut self.dsources, &mut self.dtargets];
-        single.into_iter().try_for_each(|t| t.set_rows(n))?;
         self.similarity.set_square(n)?;
         Ok(self.dsimilarity.set_square(n)?)
     }

@@ -64,6 +64,19 @@ pub enum When {
 }
 crate::words::words! { When: "time of update" { Together = "together", AtOnce = "at-once" } }
 
+/// When the 4-bit weights of frozen blocks are dequantised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dequantize {
+    /// Once on a GPU that has room for it, else at each step.
+    #[default]
+    Auto,
+    /// Once: the blocks that steps run are held in bf16, with the values of their codes.
+    Once,
+    /// At each step.
+    EachStep,
+}
+crate::words::words! { Dequantize: "time to dequantise" { Auto = "auto", Once = "once", EachStep = "each-step" } }
+
 /// Whether activations are kept for the backward pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Keep {
@@ -130,6 +143,8 @@ pub struct Settings {
     pub schedule: Decay,
     /// Largest norm of the gradient, over all that learns.
     pub clip: Option<f32>,
+    /// When 4-bit weights are dequantised.
+    pub dequantize: Dequantize,
     /// What AdamW's moments are kept in.
     pub moments: Precision,
     /// Where bf16 weights learn.
@@ -180,6 +195,7 @@ impl Settings {
             weight_decay: 0.01,
             schedule: Decay::Linear,
             clip: None,
+            dequantize: Dequantize::default(),
             moments: Precision::default(),
             master: Master::default(),
             update: When::default(),

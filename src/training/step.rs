@@ -6,7 +6,7 @@ use super::learner::Learner;
 use super::objective::Objective;
 use super::optimizer::{LinearUpdates, Optimizer, Pass};
 use super::plan::Plan;
-use super::settings::{Keep, Settings, When};
+use super::settings::{Dequantize, Keep, Settings, When};
 use crate::device::{DType, Device, DeviceError, Gpu, Staging, Tensor};
 use crate::llama::Layer;
 use crate::llama::activations::{Activations, Scratch};
@@ -125,7 +125,7 @@ impl Trainer {
             }),
             Layer::Hidden(_) => None,
         };
-        Ok(Trainer {
+        let mut trainer = Trainer {
             prefix: if plan.prefix > 0 { Some(Prefix::new(&model, plan.prefix, group)?) } else { None },
             states: (0..=blocks).map(|_| state()).collect::<std::result::Result<_, DeviceError>>()?,
             kept: (0..if settings.keep == Keep::States { blocks.min(1) } else { blocks })
@@ -148,7 +148,31 @@ impl Trainer {
             translations,
             learner,
             model,
-        })
+        };
+        trainer.dequantize()?;
+        Ok(trainer)
+    }
+
+    /// Holds the 4-bit weights of the blocks that steps run in bf16, where the settings and the memory have it so.
+    fn dequantize(&mut self) -> Result {
+        /// Of all memory: what evaluation may need stays free.
+        const FREE_SHARE: usize = 10;
+        let Device::Cuda(gpu) = &self.model.device else { return Ok(()) };
+        let blocks = &mut self.model.blocks[self.plan.prefix..self.plan.blocks];
+        let mut weights: Vec<&mut Weight> =
+            blocks.iter_mut().flat_map(|b| b.linear.iter_mut().map(|(_, w)| w)).collect();
+        let bytes: usize = weights.iter().map(|w| w.workspace_bytes()).sum();
+        let once = match self.settings.dequantize {
+            Dequantize::Once => true,
+            Dequantize::EachStep => false,
+            Dequantize::Auto => gpu.memory().is_some_and(|m| m.free >= bytes + m.total / FREE_SHARE),
+        };
+        if once {
+            for weight in &mut weights {
+                weight.expand()?;
+            }
+        }
+        Ok(())
     }
 
     /// One step on these pairs of the group, at this learning rate, from its launch to its report. `step` counts from

@@ -13,6 +13,7 @@ mod linear;
 mod lora;
 mod nf4;
 mod normal;
+mod pairs;
 mod philox;
 mod pooling;
 mod residual;

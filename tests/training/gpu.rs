@@ -14,10 +14,11 @@ use kiungo::llama::Layer;
 use kiungo::llama::config::Config;
 use kiungo::llama::model::Base;
 use kiungo::ops::adamw::Precision;
+use kiungo::ops::linear::Weight;
 use kiungo::training::batch::{Group, Translations};
 use kiungo::training::plan::Plan;
 use kiungo::training::run::{Event, Go, RunError, run};
-use kiungo::training::settings::{Keep, Master, Method, Preset, Settings, When};
+use kiungo::training::settings::{Dequantize, Keep, Master, Method, Preset, Settings, When};
 use kiungo::training::step::{Trainer, UNDER_WAY};
 use std::collections::BTreeMap;
 
@@ -70,6 +71,24 @@ fn a_step_on_cuda_kernels_agrees_with_the_cpu() {
             let (rounded, _) = train(&device, DType::Bf16, method, steps);
             assert_close(&format!("{method} bf16 losses on {device}"), &rounded, &cpu_rounded, 5e-3);
         }
+    }
+}
+
+/// 4-bit weights that are dequantised once have the values of those that are at each step.
+#[test]
+fn dequantising_once_changes_nothing() {
+    for device in gpus() {
+        let losses = |dequantize: Dequantize| -> Vec<f32> {
+            let (mut trainer, group, _) = trainer_with(&device, DType::F32, Method::Lora, |settings| {
+                (settings.base, settings.dequantize) = (Base::Nf4, dequantize);
+            });
+            let dense = |w: &Weight| matches!(w, Weight::Dense(_));
+            let expanded = trainer.model.blocks.iter().all(|b| b.linear.iter().all(|(_, w)| dense(w)));
+            assert_eq!(expanded, dequantize == Dequantize::Once, "{device}");
+            (0..3).map(|step| trainer.step(&group, &[0, 1, 2, 3], step, 1e-2).unwrap().loss).collect()
+        };
+        let (once, each) = (losses(Dequantize::Once), losses(Dequantize::EachStep));
+        assert_close(&format!("losses on {device}"), &once, &each, 1e-5);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::ops::adamw::Precision;
 use crate::ops::infonce::Direction;
 use crate::ops::pooling::Pooling;
 use crate::training::builtin;
-use crate::training::settings::{Decay, Keep, Loss, Master, Method, Preset, Settings, When};
+use crate::training::settings::{Decay, Dequantize, Keep, Loss, Master, Method, Preset, Settings, When};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -91,6 +91,9 @@ pub struct Train {
     /// Largest norm of the gradient [no clipping]
     #[arg(long, value_name = "N")]
     pub clip: Option<f32>,
+    /// 4-bit weights are dequantised once (into bf16), each-step, or auto: once on a GPU that has room [auto]
+    #[arg(long, value_name = "NAME")]
+    pub dequantize: Option<Dequantize>,
     /// AdamW's moments: f32, bf16 or 8-bit, 8, 4 or 2 bytes a weight [f32]
     #[arg(long, value_name = "NAME")]
     pub moments: Option<Precision>,
@@ -226,6 +229,7 @@ impl Train {
         set(&mut s.pooling, &self.pooling);
         set(&mut s.bos, &self.bos);
         set(&mut s.max_length, &self.max_length);
+        set(&mut s.dequantize, &self.dequantize);
         set(&mut s.moments, &self.moments);
         set(&mut s.master, &self.master);
         set(&mut s.update, &self.update);

@@ -96,7 +96,12 @@ impl Train {
             Some(_) => None,
             None => Some(measure(&gauge, &model, None, "before")?),
         };
+        let held = model.bytes();
         let mut trainer = Trainer::with_learner(model, learner, settings, plan, data.train(), translations)?;
+        if trainer.model.bytes() > held {
+            let blocks: Vec<usize> = (plan.prefix..plan.blocks).collect();
+            println!("note: the 4-bit weights of {} are held in bf16, dequantised once", blocks_in_words(&blocks));
+        }
         let begin = Instant::now();
         let mut history = History::default();
         let collapse = self.steps(prepared, &gauge, &mut trainer, folder, &mut history)?;
