@@ -78,9 +78,9 @@ __device__ __forceinline__ void store_bytes(Ragged, uint8_t* y, uint64_t i, uint
     }
 }
 
-// Returns the sum of squares of the lane's part of the gradient.
+// The thread's sum of squares of the gradient is kept in shared memory, for registers are short.
 template <class W, class G, class Kind>
-__device__ __forceinline__ float update(const AdamwParams& p, const AdamwStep& step, const Tables& tables, uint64_t block, Kind kind) {
+__device__ __forceinline__ void update(const AdamwParams& p, const AdamwStep& step, const Tables& tables, float* squares, uint64_t block, Kind kind) {
     const AdamwFactors& f = step.factors;
     const uint32_t lane = threadIdx.x % 32;
     const uint64_t i = block * KIUNGO_ADAMW_BLOCK + lane * 8;
@@ -93,10 +93,15 @@ __device__ __forceinline__ float update(const AdamwParams& p, const AdamwStep& s
     const float m_scale = *m_absmax, v_scale = *v_absmax;
     // (m / correction1 * lr) / (sqrt(v) / root_correction + eps), multiplied out.
     const float step_size = __fmul_rn(f.step_size, f.root_correction), eps = __fmul_rn(f.eps, f.root_correction);
-    float m_most = 0.0f, v_most = 0.0f, squares = 0.0f;
+    if (p.squares) {
+        float sum = 0.0f;
+#pragma unroll
+        for (int j = 0; j < 8; j++) sum += g8.v[j] * g8.v[j];
+        squares[threadIdx.x] += sum;
+    }
+    float m_most = 0.0f, v_most = 0.0f;
 #pragma unroll
     for (int j = 0; j < 8; j++) {
-        squares += g8.v[j] * g8.v[j];
         const float g = __fmul_rn(g8.v[j], step.clip);
         const float m0 = __fmul_rn(tables.first[byte(m_codes, j)][lane], m_scale);
         const float v0 = __fmul_rn(tables.second[byte(v_codes, j)][lane], v_scale);
@@ -125,7 +130,6 @@ __device__ __forceinline__ float update(const AdamwParams& p, const AdamwStep& s
 #pragma unroll
     for (int j = 0; j < 8; j++) codes[j] = encode(tables.encode_second, __fmul_rn(v8.v[j], v_inverse));
     store_bytes(kind, v, i, p.count, third_bytes(codes));
-    return squares;
 }
 
 template <class W, class G> __device__ __forceinline__ void adamw_8bit(const AdamwParams& p) {
@@ -134,12 +138,13 @@ template <class W, class G> __device__ __forceinline__ void adamw_8bit(const Ada
     if (step.stopped) return;
     fill(*tables, p);
     const uint64_t warps = gridDim.x * blockDim.x / 32;
-    float squares = 0.0f;
+    __shared__ float squares[512];
+    squares[threadIdx.x] = 0.0f;
     for (uint64_t block = (blockIdx.x * blockDim.x + threadIdx.x) / 32; block * KIUNGO_ADAMW_BLOCK < p.count; block += warps) {
-        if ((block + 1) * KIUNGO_ADAMW_BLOCK <= p.count) squares += update<W, G>(p, step, *tables, block, Whole());
-        else squares += update<W, G>(p, step, *tables, block, Ragged());
+        if ((block + 1) * KIUNGO_ADAMW_BLOCK <= p.count) update<W, G>(p, step, *tables, squares, block, Whole());
+        else update<W, G>(p, step, *tables, squares, block, Ragged());
     }
-    add_squares(p, squares);
+    add_squares(p, squares[threadIdx.x]);
 }
 
 // adamw_8bit_<weights>_<gradient>

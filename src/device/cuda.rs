@@ -1,6 +1,6 @@
 //! The CUDA driver as an [`Executor`]: a stream, its own or a caller's, and the kernels built into this binary.
 
-use super::graph::Graph;
+use super::graph::Builder;
 use super::{DeviceError, Executor, Launch, Mark, Memory, Recording, TensorMap};
 use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
@@ -102,6 +102,8 @@ pub struct Driver {
     stream: Arc<CudaStream>,
     kernels: Arc<Kernels>,
     held: Arc<Mutex<Held>>,
+    /// What is being recorded, instead of being run.
+    recording: Mutex<Option<Builder>>,
 }
 
 /// What is allocated, by address, and its bytes.
@@ -159,7 +161,15 @@ impl Driver {
             .map_err(|e| failed("cuDeviceGetAttribute", e))? as u32;
         let kernels = Arc::new(Kernels::new(context.clone()));
         let capability = (major * 10 + minor) as u32;
-        Ok(Driver { name, multiprocessors, capability, stream, kernels, held: Arc::default() })
+        Ok(Driver {
+            name,
+            multiprocessors,
+            capability,
+            stream,
+            kernels,
+            held: Arc::default(),
+            recording: Mutex::default(),
+        })
     }
 
     /// Another stream of the same context, with the kernels that this one has loaded or will load.
@@ -169,7 +179,11 @@ impl Driver {
         }
         let Driver { multiprocessors, capability, .. } = *self;
         let (name, kernels, held) = (self.name.clone(), self.kernels.clone(), self.held.clone());
-        Ok(Driver { name, multiprocessors, capability, stream, kernels, held })
+        Ok(Driver { name, multiprocessors, capability, stream, kernels, held, recording: Mutex::default() })
+    }
+
+    fn recording(&self) -> MutexGuard<'_, Option<Builder>> {
+        self.recording.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -299,10 +313,15 @@ fn encode(map: &TensorMap) -> Result<EncodedMap, DeviceError> {
     Ok(encoded.opaque)
 }
 
-fn cluster_attribute(blocks: u32) -> sys::CUlaunchAttribute {
+pub(super) fn cluster_value(blocks: u32) -> sys::CUlaunchAttributeValue {
     let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
     value.clusterDim = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: blocks, y: 1, z: 1 };
-    sys::CUlaunchAttribute { id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, pad: [0; 4], value }
+    value
+}
+
+fn cluster_attribute(blocks: u32) -> sys::CUlaunchAttribute {
+    let (id, value) = (sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, cluster_value(blocks));
+    sys::CUlaunchAttribute { id, pad: [0; 4], value }
 }
 
 impl Executor for Driver {
@@ -378,6 +397,9 @@ impl Executor for Driver {
 
     fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), DeviceError> {
         self.bind()?;
+        if let Some(builder) = &mut *self.recording() {
+            return builder.copy(from, to, bytes);
+        }
         // SAFETY: the caller owns both ranges.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
             .map_err(|e| failed(format!("copy of {bytes} bytes on the device"), e))
@@ -385,6 +407,9 @@ impl Executor for Driver {
 
     fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<(), DeviceError> {
         self.bind()?;
+        if let Some(builder) = &mut *self.recording() {
+            return builder.fill(at, byte, bytes);
+        }
         // SAFETY: the caller owns the range.
         unsafe { result::memset_d8_async(at, byte, bytes, self.stream.cu_stream()) }
             .map_err(|e| failed(format!("fill of {bytes} bytes"), e))
@@ -403,7 +428,11 @@ impl Executor for Driver {
             let encoded = self.kernels.encode(map)?;
             bytes[*offset..*offset + size_of_val(&encoded)].copy_from_slice(bytemuck::bytes_of(&encoded));
         }
-        let mut arguments = [params.as_mut_ptr() as *mut c_void];
+        let argument = params.as_mut_ptr() as *mut c_void;
+        if let Some(builder) = &mut *self.recording() {
+            return builder.kernel(function.handle, launch, argument);
+        }
+        let mut arguments = [argument];
         let mut attributes = [cluster_attribute(launch.cluster)];
         let config = sys::CUlaunchConfig {
             gridDimX: gx,
@@ -477,7 +506,14 @@ impl Executor for Driver {
         work: &mut dyn FnMut() -> Result<(), DeviceError>,
     ) -> Result<Option<Box<dyn Recording>>, DeviceError> {
         self.bind()?;
-        Ok(Some(Box::new(Graph::record(&self.stream, work)?)))
+        *self.recording() = Some(Builder::new(&self.stream)?);
+        let done = work();
+        let recorded = self.recording().take();
+        done?;
+        match recorded {
+            Some(builder) => Ok(Some(Box::new(builder.finish()?))),
+            None => Ok(None),
+        }
     }
 
     fn time(&self, work: &mut dyn FnMut() -> Result<(), DeviceError>) -> Result<f64, DeviceError> {

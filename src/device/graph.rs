@@ -1,45 +1,168 @@
-//! CUDA graphs: what a stream was told, recorded once and run again by one call.
+//! CUDA graphs: what a stream would be told, put together node by node and run by one call.
+//!
+//! Not by capturing a stream, which forbids other threads what waits for the whole context, as making a stream may.
 
-use super::cuda::failed;
-use super::{DeviceError, Recording};
+use super::cuda::{cluster_value, failed};
+use super::{DeviceError, Launch, Recording};
 use cudarc::driver::{CudaStream, sys};
-use std::ptr::null_mut;
+use std::ffi::c_void;
+use std::ptr::{null, null_mut};
 use std::sync::Arc;
 
-/// An executable graph, for the stream that it was recorded on.
+/// A graph whose nodes run one after another, being put together.
+pub(super) struct Builder {
+    graph: sys::CUgraph,
+    last: Option<sys::CUgraphNode>,
+    stream: Arc<CudaStream>,
+}
+// SAFETY: graphs and nodes are handles that any thread may use, one at a time.
+unsafe impl Send for Builder {}
+
+impl Builder {
+    /// An empty one, for a stream whose context is current.
+    pub(super) fn new(stream: &Arc<CudaStream>) -> Result<Builder, DeviceError> {
+        let mut graph = null_mut();
+        // SAFETY: writes one handle.
+        unsafe { sys::cuGraphCreate(&mut graph, 0) }.result().map_err(|e| failed("cuGraphCreate", e))?;
+        Ok(Builder { graph, last: None, stream: stream.clone() })
+    }
+
+    /// Adds what `add` makes of the graph and the nodes that come before: their array, and its length.
+    fn node(
+        &mut self,
+        call: &str,
+        add: impl FnOnce(*mut sys::CUgraphNode, sys::CUgraph, *const sys::CUgraphNode, usize) -> sys::CUresult,
+    ) -> Result<sys::CUgraphNode, DeviceError> {
+        let mut node = null_mut();
+        let before = self.last.as_ref().map_or(null(), |last| last as *const _);
+        add(&mut node, self.graph, before, usize::from(self.last.is_some())).result().map_err(|e| failed(call, e))?;
+        self.last = Some(node);
+        Ok(node)
+    }
+
+    /// Adds a launch; `argument` is the kernel's struct.
+    pub(super) fn kernel(
+        &mut self,
+        function: sys::CUfunction,
+        launch: &Launch,
+        argument: *mut c_void,
+    ) -> Result<(), DeviceError> {
+        let mut arguments = [argument];
+        let params = sys::CUDA_KERNEL_NODE_PARAMS {
+            func: function,
+            gridDimX: launch.grid[0],
+            gridDimY: launch.grid[1],
+            gridDimZ: launch.grid[2],
+            blockDimX: launch.block[0],
+            blockDimY: launch.block[1],
+            blockDimZ: launch.block[2],
+            sharedMemBytes: launch.shared_bytes,
+            kernelParams: arguments.as_mut_ptr(),
+            extra: null_mut(),
+            kern: null_mut(),
+            ctx: null_mut(),
+        };
+        // SAFETY: the handles are alive; the driver copies the argument, which is the struct that the kernel takes.
+        let node = self.node(launch.kernel, |node, graph, before, count| unsafe {
+            sys::cuGraphAddKernelNode_v2(node, graph, before, count, &params)
+        })?;
+        if launch.cluster > 1 {
+            let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+            // SAFETY: the node was made above, of a kernel.
+            unsafe { sys::cuGraphKernelNodeSetAttribute(node, id, &cluster_value(launch.cluster)) }
+                .result()
+                .map_err(|e| failed(format!("{} in clusters of {}", launch.kernel, launch.cluster), e))?;
+        }
+        Ok(())
+    }
+
+    /// Adds a fill.
+    pub(super) fn fill(&mut self, at: u64, byte: u8, bytes: usize) -> Result<(), DeviceError> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let params = sys::CUDA_MEMSET_NODE_PARAMS {
+            dst: at,
+            pitch: bytes,
+            value: byte.into(),
+            elementSize: 1,
+            width: bytes,
+            height: 1,
+        };
+        let context = self.stream.context().cu_ctx();
+        // SAFETY: the caller owns the range.
+        self.node("a fill in a graph", |node, graph, before, count| unsafe {
+            sys::cuGraphAddMemsetNode(node, graph, before, count, &params, context)
+        })
+        .map(|_| ())
+    }
+
+    /// Adds a copy within the device.
+    pub(super) fn copy(&mut self, from: u64, to: u64, bytes: usize) -> Result<(), DeviceError> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let device = sys::CUmemorytype::CU_MEMORYTYPE_DEVICE;
+        let params = sys::CUDA_MEMCPY3D {
+            srcXInBytes: 0,
+            srcY: 0,
+            srcZ: 0,
+            srcLOD: 0,
+            srcMemoryType: device,
+            srcHost: null(),
+            srcDevice: from,
+            srcArray: null_mut(),
+            reserved0: null_mut(),
+            srcPitch: bytes,
+            srcHeight: 1,
+            dstXInBytes: 0,
+            dstY: 0,
+            dstZ: 0,
+            dstLOD: 0,
+            dstMemoryType: device,
+            dstHost: null_mut(),
+            dstDevice: to,
+            dstArray: null_mut(),
+            reserved1: null_mut(),
+            dstPitch: bytes,
+            dstHeight: 1,
+            WidthInBytes: bytes,
+            Height: 1,
+            Depth: 1,
+        };
+        let context = self.stream.context().cu_ctx();
+        // SAFETY: the caller owns both ranges.
+        self.node("a copy in a graph", |node, graph, before, count| unsafe {
+            sys::cuGraphAddMemcpyNode(node, graph, before, count, &params, context)
+        })
+        .map(|_| ())
+    }
+
+    /// Makes it executable.
+    pub(super) fn finish(self) -> Result<Graph, DeviceError> {
+        let mut executable = null_mut();
+        // SAFETY: the graph is whole.
+        unsafe { sys::cuGraphInstantiateWithFlags(&mut executable, self.graph, 0) }
+            .result()
+            .map_err(|e| failed("cuGraphInstantiate", e))?;
+        Ok(Graph { executable, stream: self.stream.clone() })
+    }
+}
+
+impl Drop for Builder {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, destroyed once.
+        let _ = unsafe { sys::cuGraphDestroy(self.graph) };
+    }
+}
+
+/// An executable graph.
 pub(super) struct Graph {
     executable: sys::CUgraphExec,
     stream: Arc<CudaStream>,
 }
 // SAFETY: a CUgraphExec is a handle that any thread may use, one at a time.
 unsafe impl Send for Graph {}
-
-impl Graph {
-    /// Records what `work` does on `stream`, whose context is current.
-    pub(super) fn record(
-        stream: &Arc<CudaStream>,
-        work: &mut dyn FnMut() -> Result<(), DeviceError>,
-    ) -> Result<Graph, DeviceError> {
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: the stream is alive, and is not recording.
-        unsafe { sys::cuStreamBeginCapture_v2(stream.cu_stream(), mode) }
-            .result()
-            .map_err(|e| failed("cuStreamBeginCapture", e))?;
-        let done = work();
-        let mut recorded = null_mut();
-        // SAFETY: the stream has been recording since the call above; a graph that failed is null.
-        let ended = unsafe { sys::cuStreamEndCapture(stream.cu_stream(), &mut recorded) }.result();
-        let recorded = Recorded(recorded);
-        done?;
-        ended.map_err(|e| failed("cuStreamEndCapture", e))?;
-        let mut executable = null_mut();
-        // SAFETY: the graph is whole.
-        unsafe { sys::cuGraphInstantiateWithFlags(&mut executable, recorded.0, 0) }
-            .result()
-            .map_err(|e| failed("cuGraphInstantiate", e))?;
-        Ok(Graph { executable, stream: stream.clone() })
-    }
-}
 
 impl Recording for Graph {
     fn replay(&self) -> Result<(), DeviceError> {
@@ -54,20 +177,8 @@ impl Recording for Graph {
 impl Drop for Graph {
     fn drop(&mut self) {
         if self.stream.context().bind_to_thread().is_ok() {
-            // SAFETY: made by `record`, destroyed once; the driver keeps it while it runs.
+            // SAFETY: made by `finish`, destroyed once; the driver keeps it while it runs.
             let _ = unsafe { sys::cuGraphExecDestroy(self.executable) };
-        }
-    }
-}
-
-/// A graph before it is made executable.
-struct Recorded(sys::CUgraph);
-
-impl Drop for Recorded {
-    fn drop(&mut self) {
-        if !self.0.is_null() {
-            // SAFETY: the graph came from cuStreamEndCapture and is destroyed once.
-            let _ = unsafe { sys::cuGraphDestroy(self.0) };
         }
     }
 }
