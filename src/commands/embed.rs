@@ -5,7 +5,7 @@ use super::reader::{Opened, Reader, ReaderArgs};
 use crate::formats::safetensors::{CheckpointError, TensorLayout, write_safetensors};
 use crate::llama::Layer;
 use crate::retrieval::embed::{embed, states};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -39,10 +39,11 @@ impl Embed {
         ensure!(folder.is_dir(), "{}: the folder {} does not exist", self.output.display(), folder.display());
         let Embed { reader, texts, output, tokens } = self;
         let reader = reader.resolve()?;
+        let [pooling] = reader.poolings[..] else { bail!("--pooling: embed takes one") };
         let mut truncated = 0;
         let texts = ids_of_lines(&texts, &reader, &mut truncated)?;
         let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
-        let Some(opened) = reader.open(std::slice::from_ref(&texts))? else { return Ok(()) };
+        let Some(opened) = reader.open(&reader.device()?, std::slice::from_ref(&texts))? else { return Ok(()) };
         let Opened { model, adapters, .. } = &opened;
 
         let bar = TextBar::new(texts.iter().map(|t| t.len()), "embedding");
@@ -50,7 +51,7 @@ impl Embed {
         let values: Vec<Vec<f32>> = if tokens {
             states(model, adapters.as_ref(), &texts, layers, advance)?
         } else {
-            let embeddings = embed(model, adapters.as_ref(), &texts, layers, reader.pooling, advance)?;
+            let embeddings = embed(model, adapters.as_ref(), &texts, layers, pooling, advance)?;
             embeddings.into_iter().map(|e| e.into_values()).collect()
         };
         bar.finish();
@@ -89,7 +90,7 @@ fn write(output: &Path, reader: &Reader, texts: Option<&Vec<&[u32]>>, values: Ve
         add("offsets", Dtype::I64, &[offsets.len()], bytemuck::cast_slice(&offsets));
     }
     let layout: Vec<TensorLayout> = tensors.values().map(|(layout, _)| layout.clone()).collect();
-    let pooling = if texts.is_some() { "none".to_string() } else { reader.pooling.to_string() };
+    let pooling = if texts.is_some() { "none".to_string() } else { reader.poolings[0].to_string() };
     let metadata = [("pooling", pooling), ("bos", reader.bos.to_string()), ("format", "pt".into())];
     let metadata = metadata.map(|(key, value)| (key.to_string(), value)).into();
     write_safetensors(output, &layout, &metadata, |tensor| {

@@ -1,11 +1,13 @@
 //! The command line: one file a subcommand, each of which parses, calls and prints.
 
 mod common;
+mod compare;
 mod doctor;
 mod embed;
 mod eval;
 mod inputs;
 mod model;
+mod pilot;
 mod plan;
 mod quantize;
 mod random;
@@ -27,6 +29,8 @@ enum Command {
     /// Train adapters or all weights on pairs of words or sentences, and score before and after
     Train(Box<train::Train>),
     Eval(eval::Eval),
+    Pilot(pilot::Pilot),
+    Compare(Box<compare::Compare>),
     Embed(embed::Embed),
     Quantize(quantize::Quantize),
     Random(random::Random),
@@ -40,6 +44,8 @@ impl Cli {
         match self.command {
             Command::Train(train) => train.run(),
             Command::Eval(eval) => eval.run(),
+            Command::Pilot(pilot) => pilot.run(),
+            Command::Compare(compare) => compare.run(),
             Command::Embed(embed) => embed.run(),
             Command::Quantize(quantize) => quantize.run(),
             Command::Random(random) => random.run(),

@@ -1,13 +1,14 @@
 //! The model that reads texts, for the commands that embed them: its arguments, and what they come to.
 
 use super::common::{self, Compute, DeviceChoice};
-use super::inputs::{self, Encoding};
+use super::inputs;
 use super::model::Source;
 use super::plan;
 use crate::device::{DType, Device};
-use crate::formats::kiungo_json::{self, Record};
+use crate::formats::kiungo_json::{self, Identity, Record};
+use crate::formats::peft;
 use crate::formats::safetensors::Checkpoint;
-use crate::formats::tokenizer::{Bos, Tokenizer};
+use crate::formats::tokenizer::{Bos, Encoding, Tokenizer};
 use crate::formats::weights::{Options, Transfer};
 use crate::llama::adapters::Adapters;
 use crate::llama::config::Config;
@@ -15,15 +16,16 @@ use crate::llama::model::{Base, Model};
 use crate::llama::plan::{During, Ledger, Way};
 use crate::llama::{Layer, Parts, random};
 use crate::ops::pooling::Pooling;
-use crate::retrieval::embed;
+use crate::retrieval::embed::{self, Reading};
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 /// A model, with or without an adapter, and how it reads. Defaults come from the kiungo.json beside the weights.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct ReaderArgs {
     /// Folder of a Llama in Hugging Face's layout, or random:llama-3-8b (weights that know nothing, for benchmarks)
     #[arg(long, value_name = "DIR")]
@@ -40,9 +42,9 @@ pub struct ReaderArgs {
     /// How the weights are held: f32, bf16, nf4 or nf4-double [default: the adapter's, else bf16]
     #[arg(long, value_name = "NAME")]
     base: Option<Base>,
-    /// mean, mean-no-sink or last [default: the adapter's, else mean-no-sink]
-    #[arg(long, value_name = "NAME")]
-    pooling: Option<Pooling>,
+    /// mean, mean-no-sink or last, or several [default: the adapter's, else mean-no-sink]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pooling: Option<Vec<Pooling>>,
     /// A BOS token in front: add where the tokenizer adds none, or tokenizer, as it does [default: the adapter's, else add]
     #[arg(long, value_name = "NAME")]
     bos: Option<Bos>,
@@ -68,7 +70,7 @@ pub struct Reader {
     tokenizer: Tokenizer,
     pub config: Config,
     pub layers: Vec<Layer>,
-    pub pooling: Pooling,
+    pub poolings: Vec<Pooling>,
     pub bos: Bos,
     pub max_length: usize,
 }
@@ -88,7 +90,13 @@ impl ReaderArgs {
         inputs::check_layers(&layers, &config)?;
         Ok(Reader {
             base: choose("--base", self.base, stored, Base::Bf16),
-            pooling: choose("--pooling", self.pooling, recorded(known, |r| &r.pooling)?, Pooling::MeanNoSink),
+            poolings: match &self.pooling {
+                Some(several) if several.len() > 1 => several.clone(),
+                one => {
+                    let given = one.as_ref().and_then(|one| one.first().copied());
+                    vec![choose("--pooling", given, recorded(known, |r| &r.pooling)?, Pooling::MeanNoSink)]
+                }
+            },
             bos: choose("--bos", self.bos, known.map(|r| r.bos), Bos::Add),
             max_length: choose("--max-length", self.max_length, known.map(|r| r.max_length), config.max_positions),
             tokenizer: Tokenizer::open(tokenizer, &config)?,
@@ -106,31 +114,64 @@ impl Reader {
         Encoding { tokenizer: &self.tokenizer, bos: self.bos, max_length: self.max_length }
     }
 
-    /// Opens the device, says what is read and held, and reads as much of the model as the layers need to embed `texts`,
-    /// a list at a time. None for a dry run, which ends here; an error where there is no room.
-    pub fn open(&self, texts: &[Vec<&[u32]>]) -> Result<Option<Opened>> {
-        let device = common::open_device(self.args.device)?;
-        let compute = Compute::or_default(self.args.compute, &device);
+    /// Every layer under every pooling.
+    pub fn readings(&self) -> Vec<Reading> {
+        let of_layer = |&layer: &Layer| self.poolings.iter().map(move |&pooling| Reading { layer, pooling });
+        self.layers.iter().flat_map(of_layer).collect()
+    }
+
+    /// Opens the device.
+    pub fn device(&self) -> Result<Device> {
+        Ok(common::open_device(self.args.device)?)
+    }
+
+    /// What decides a text's vectors, beside the text and the reading.
+    pub fn made_with(&self, device: &Device) -> Result<BTreeMap<String, String>> {
+        let model = match self.args.model.checkpoint()? {
+            Some(checkpoint) => Identity::of(&checkpoint)?,
+            None => Identity { config: self.args.model.to_string(), weights: "random".into() },
+        };
+        let adapter = match &self.args.adapter {
+            Some(folder) => Checkpoint::open_file(&folder.join(peft::WEIGHTS_FILE))?.identity()?,
+            None => "none".into(),
+        };
+        let compute = Compute::or_default(self.args.compute, device);
+        let entries = [
+            ("model_settings", model.config),
+            ("model_weights", model.weights),
+            ("adapter", adapter),
+            ("base", self.base.to_string()),
+            ("compute", format!("{compute:?}").to_lowercase()),
+            ("bos", self.bos.to_string()),
+            ("max_length", self.max_length.to_string()),
+        ];
+        Ok(entries.into_iter().map(|(key, value)| (key.to_string(), value)).collect())
+    }
+
+    /// Says what is read and held, and reads as much of the model as the layers need to embed `texts`, a list at a time.
+    /// None for a dry run, which ends here; an error where there is no room.
+    pub fn open(&self, device: &Device, texts: &[Vec<&[u32]>]) -> Result<Option<Opened>> {
+        let compute = Compute::or_default(self.args.compute, device);
         let checkpoint = self.args.model.checkpoint()?;
-        let held = Held { reader: self, checkpoint: checkpoint.as_ref(), device: &device, compute, texts };
+        let held = Held { reader: self, checkpoint: checkpoint.as_ref(), device, compute, texts };
         let ledger = held.ledger(self.base, &self.layers);
         let parts = parts(&self.layers, &self.config);
         if self.args.dry_run {
             if let Some(checkpoint) = &checkpoint {
                 println!("{}", plan::reads(checkpoint, parts));
             }
-            println!("{}", plan::table(&ledger, &device));
+            println!("{}", plan::table(&ledger, device));
         }
-        plan::fit(&ledger, &device, || held.ways())?;
+        plan::fit(&ledger, device, || held.ways())?;
         if self.args.dry_run {
             return Ok(None);
         }
         let positions = held.positions();
-        let options = Options { parts, base: self.base, compute, device: &device, positions };
+        let options = Options { parts, base: self.base, compute, device, positions };
         let bar = common::progress(1 + parts.blocks * 9, "loading");
         let model = self.args.model.load(checkpoint.as_ref(), &self.config, options, |_| bar.inc(1))?;
         bar.finish_and_clear();
-        let adapters = self.adapters(checkpoint.as_ref(), &device)?;
+        let adapters = self.adapters(checkpoint.as_ref(), device)?;
         Ok(Some(Opened { model, adapters, ledger }))
     }
 
@@ -182,7 +223,8 @@ impl Held<'_> {
 
     fn ledger(&self, base: Base, layers: &[Layer]) -> Ledger {
         let Held { checkpoint, device, compute, texts, .. } = *self;
-        let config = &self.reader.config;
+        let Reader { config, poolings, .. } = self.reader;
+        let poolings = poolings.len();
         let parts = parts(layers, config);
         let mut ledger = Ledger::of_model(config, parts, base, self.positions());
         let (what, reading) = match checkpoint {
@@ -196,7 +238,7 @@ impl Held<'_> {
             ledger.add(what, reading, During::Loading);
         }
         // An adapter's rank is in its files; what it takes here is a fraction of a percent.
-        let of = |texts: &Vec<&[u32]>| embed::memory(config, compute, 0, device, texts, layers.len());
+        let of = |texts: &Vec<&[u32]>| embed::memory(config, compute, 0, device, texts, layers.len() * poolings);
         let largest = texts.iter().map(of).max_by_key(|uses| uses.iter().map(|(_, bytes)| bytes).sum::<usize>());
         for (what, bytes) in largest.into_iter().flatten() {
             ledger.add(what, bytes, During::Running);

@@ -3,6 +3,7 @@
 //! Input is not trusted: every reader returns an error that names the file and the place, and none panics.
 //! Output is whole or absent: files are written under a temporary name and renamed.
 
+pub mod collection;
 pub mod kiungo_json;
 pub mod nf4;
 pub mod output;

@@ -1,9 +1,10 @@
-//! Questions and paragraphs in SQuAD's JSON (version 1.1), as XQuAD has them in twelve languages.
+//! Questions and paragraphs in SQuAD's JSON (version 1.1), as XQuAD has them in twelve languages. LAReQA's XQuAD-R adds the
+//! sentences of each paragraph.
 
 use super::text::{Orthography, normalise};
 use serde::Deserialize;
 use serde_json::Value;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// A titled text of several paragraphs.
@@ -20,6 +21,8 @@ pub struct Article {
 pub struct Paragraph {
     /// The passage, in NFC.
     pub context: String,
+    /// Its sentences, in NFC and in order, where the file lists them (XQuAD-R).
+    pub sentences: Vec<String>,
     /// In the order of the file.
     pub questions: Vec<Question>,
 }
@@ -31,6 +34,31 @@ pub struct Question {
     pub id: String,
     /// The question, in NFC.
     pub text: String,
+    /// The sentence of its paragraph in which the answer begins, where the file lists sentences.
+    pub sentence: Option<usize>,
+    /// How its answer lies in the text.
+    pub answer: Answer,
+}
+
+/// How an answer's span lies in its paragraph. Retrieval of paragraphs does not depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The file has none.
+    Absent,
+    /// It stands where the file says, and within one sentence if there are sentences.
+    Found,
+    /// It reaches beyond the sentence that it begins in.
+    Straddling,
+    /// Another text stands there.
+    Misplaced,
+}
+
+impl Answer {
+    /// Looks an answer up. `start` counts characters (code points).
+    pub fn locate(context: &str, answer: &str, start: usize) -> Answer {
+        let rest = context.char_indices().nth(start).map(|(byte, _)| &context[byte..]);
+        if rest.is_some_and(|rest| rest.starts_with(answer)) { Answer::Found } else { Answer::Misplaced }
+    }
 }
 
 /// The contents of a file.
@@ -134,6 +162,13 @@ impl Dataset {
             if paragraph.context.trim().is_empty() {
                 return Err(self.empty(format!("text in paragraph {i}")));
             }
+            let sentences = paragraph.sentences.len();
+            let lost = |q: &&Question| sentences > 0 && q.sentence.is_none_or(|s| s >= sentences);
+            if let Some(question) = paragraph.questions.iter().find(lost) {
+                return Err(
+                    self.empty(format!("sentence of paragraph {i} that holds the answer of question {}", question.id))
+                );
+            }
         }
         for (_, question) in self.questions() {
             if question.text.trim().is_empty() {
@@ -169,37 +204,51 @@ impl Dataset {
     }
 }
 
-/// Reads `xquad.LANGUAGE.json` of each language in a folder, and checks that they ask the same questions about the same
-/// paragraphs.
+/// Reads the file of each language in a folder, and checks that they ask the same questions about the same paragraphs.
 pub fn open_languages(folder: &Path, languages: &[String]) -> Result<Vec<Dataset>, SquadError> {
-    let read = |language: &String| {
-        let file = format!("xquad.{language}.json");
-        let path = folder.join(&file);
-        if path.is_file() {
-            return Dataset::open(&path, language);
+    let files = files_in(folder)?;
+    let read = |language: &String| match files.get(language) {
+        Some(path) => Dataset::open(path, language),
+        None => {
+            let there: Vec<&str> = files.keys().map(String::as_str).collect();
+            let there = if there.is_empty() { "none".into() } else { there.join(", ") };
+            let file = format!("xquad.{language}.json or {language}.json");
+            Err(SquadError::NoLanguage { folder: folder.into(), file, there })
         }
-        let there = match languages_in(folder)?.join(", ") {
-            none if none.is_empty() => "none".into(),
-            there => there,
-        };
-        Err(SquadError::NoLanguage { folder: folder.into(), file, there })
     };
     let datasets = languages.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     check_aligned(&datasets)?;
     Ok(datasets)
 }
 
-/// The languages that a folder has an `xquad.LANGUAGE.json` for, sorted.
+/// The languages that a folder has a file for, sorted.
 pub fn languages_in(folder: &Path) -> Result<Vec<String>, SquadError> {
+    Ok(files_in(folder)?.into_keys().collect())
+}
+
+/// The files of a folder by language: `xquad.LANGUAGE.json`, or else `LANGUAGE.json`.
+fn files_in(folder: &Path) -> Result<BTreeMap<String, PathBuf>, SquadError> {
     let failed = |source| SquadError::Read { path: folder.into(), source };
-    let mut languages = Vec::new();
+    let mut named = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
-        let language = name.to_str().and_then(|name| name.strip_prefix("xquad.")?.strip_suffix(".json"));
-        languages.extend(language.map(String::from));
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json"));
+        if let Some(name) = name {
+            let (of_xquad, language) = (name.starts_with("xquad."), language_of_file(name));
+            named.extend(language.map(|language| (!of_xquad, language.to_string(), path.clone())));
+        }
     }
-    languages.sort();
-    Ok(languages)
+    let any_of_xquad = named.iter().any(|(other, ..)| !other);
+    let chosen = named.into_iter().filter(|(other, ..)| any_of_xquad != *other);
+    Ok(chosen.map(|(_, language, path)| (language, path)).collect())
+}
+
+/// The language in a file's name without its extension: `xquad.en`, `en`, `swh_Latn`.
+pub fn language_of_file(name: &str) -> Option<&str> {
+    let last = name.rsplit('.').next()?;
+    let primary = last.split(['-', '_']).next()?;
+    let is_code = (2..=3).contains(&primary.len()) && primary.bytes().all(|b| b.is_ascii_lowercase());
+    is_code.then_some(last)
 }
 
 /// The same question ids, in the same order, about the same paragraphs, in all of them.
@@ -232,9 +281,15 @@ impl Spelling {
     }
 
     fn paragraph(&mut self, paragraph: JsonParagraph) -> Paragraph {
-        let questions = paragraph.qas.into_iter().map(|q| Question { text: self.text(&q.question), id: q.id });
-        let questions = questions.collect();
-        Paragraph { context: self.text(&paragraph.context), questions }
+        let JsonParagraph { context, qas, sentences, sentence_breaks } = paragraph;
+        let question = |q: JsonQuestion| {
+            let (sentence, answer) =
+                q.answers.first().map_or((None, Answer::Absent), |a| a.locate(&context, &sentence_breaks));
+            Question { text: self.text(&q.question), id: q.id, sentence, answer }
+        };
+        let questions = qas.into_iter().map(question).collect();
+        let sentences = sentences.iter().map(|s| self.text(s)).collect();
+        Paragraph { context: self.text(&context), sentences, questions }
     }
 }
 
@@ -254,12 +309,38 @@ struct JsonArticle {
 struct JsonParagraph {
     context: String,
     qas: Vec<JsonQuestion>,
+    #[serde(default)]
+    sentences: Vec<String>,
+    /// Begin and end of each sentence, in characters.
+    #[serde(default)]
+    sentence_breaks: Vec<[usize; 2]>,
 }
 
 #[derive(Deserialize)]
 struct JsonQuestion {
     id: String,
     question: String,
+    #[serde(default)]
+    answers: Vec<JsonAnswer>,
+}
+
+#[derive(Deserialize)]
+struct JsonAnswer {
+    text: String,
+    answer_start: usize,
+}
+
+impl JsonAnswer {
+    /// The sentence in which it begins, and how it lies.
+    fn locate(&self, context: &str, breaks: &[[usize; 2]]) -> (Option<usize>, Answer) {
+        let sentence = breaks.iter().rposition(|[begin, _]| *begin <= self.answer_start);
+        let end = self.answer_start.saturating_add(self.text.chars().count());
+        let answer = match (Answer::locate(context, &self.text, self.answer_start), sentence) {
+            (Answer::Found, Some(i)) if end > breaks[i][1] => Answer::Straddling,
+            (answer, _) => answer,
+        };
+        (sentence, answer)
+    }
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<JsonFile, SquadError> {

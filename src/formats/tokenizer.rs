@@ -4,6 +4,7 @@ use super::output::{self, OutputError};
 use super::text::nfc;
 use crate::llama::config::Config;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use tokenizers::{PostProcessor, TruncationDirection};
 
@@ -150,11 +151,49 @@ impl Tokenizer {
     /// began with it already. A text that gives no token of its own is an error.
     pub fn encode(&self, text: &str, bos: Bos, max_length: usize) -> Result<Encoded, TokenizerError> {
         let failed = |e: tokenizers::Error| TokenizerError::Encode { text: beginning(text), message: e.to_string() };
+        let bare = self.inner.encode_fast(nfc(text), false).map_err(failed)?;
+        let (front, kept, truncated) = self.finish(text, bare, bos, max_length)?;
+        Ok(Encoded { ids: front.into_iter().chain(kept.get_ids().iter().copied()).collect(), truncated })
+    }
+
+    /// [`Tokenizer::encode`], and for each of `spans`, which are ascending ranges of bytes of a text in NFC, its tokens.
+    ///
+    /// A token belongs to the span that it ends in, or else to the one before, for it may begin with the space in between;
+    /// special tokens belong to none. A span that was cut off has none.
+    pub fn encode_spans(
+        &self,
+        text: &str,
+        spans: &[Range<usize>],
+        bos: Bos,
+        max_length: usize,
+    ) -> Result<(Encoded, Vec<Range<usize>>), TokenizerError> {
+        let failed = |e: tokenizers::Error| TokenizerError::Encode { text: beginning(text), message: e.to_string() };
+        let bare = self.inner.encode(text, false).map_err(failed)?;
+        let (front, kept, truncated) = self.finish(text, bare, bos, max_length)?;
+        let front: Vec<u32> = front.into_iter().collect();
+        let mut tokens: Vec<Range<usize>> = spans.iter().map(|_| 0..0).collect();
+        let special = kept.get_special_tokens_mask();
+        for (i, (&(_, end), _)) in kept.get_offsets().iter().zip(special).enumerate().filter(|(_, (_, s))| **s == 0) {
+            let Some(span) = spans.partition_point(|span| span.start < end).checked_sub(1) else { continue };
+            let (token, range) = (front.len() + i, &mut tokens[span]);
+            *range = if range.start == range.end { token..token + 1 } else { range.start..token + 1 };
+        }
+        Ok((Encoded { ids: front.into_iter().chain(kept.get_ids().iter().copied()).collect(), truncated }, tokens))
+    }
+
+    /// Cuts a text's own tokens, puts special ones around them, and says which BOS comes in front.
+    fn finish(
+        &self,
+        text: &str,
+        bare: tokenizers::Encoding,
+        bos: Bos,
+        max_length: usize,
+    ) -> Result<(Option<u32>, tokenizers::Encoding, bool), TokenizerError> {
+        let failed = |e: tokenizers::Error| TokenizerError::Encode { text: beginning(text), message: e.to_string() };
         let front = match bos {
             Bos::Tokenizer => None,
             Bos::Add => Some(self.bos_id.ok_or_else(|| TokenizerError::NoBos { path: self.path.clone() })?),
         };
-        let bare = self.inner.encode_fast(nfc(text), false).map_err(failed)?;
         if bare.is_empty() {
             return Err(TokenizerError::Empty { text: beginning(text) });
         }
@@ -171,7 +210,39 @@ impl Tokenizer {
         } else {
             whole
         };
-        Ok(Encoded { ids: front.into_iter().chain(kept.get_ids().iter().copied()).collect(), truncated })
+        Ok((front, kept, truncated))
+    }
+}
+
+/// How texts become tokens.
+#[derive(Clone, Copy)]
+pub struct Encoding<'a> {
+    /// The model's tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// Whether it is put in front.
+    pub bos: Bos,
+    /// Longest text.
+    pub max_length: usize,
+}
+
+impl Encoding<'_> {
+    /// The tokens of a text; counts it where it was cut.
+    pub fn ids(&self, text: &str, truncated: &mut usize) -> Result<Vec<u32>, TokenizerError> {
+        let encoded = self.tokenizer.encode(text, self.bos, self.max_length)?;
+        *truncated += usize::from(encoded.truncated);
+        Ok(encoded.ids)
+    }
+
+    /// The same, with the tokens of each of `spans`. See [`Tokenizer::encode_spans`].
+    pub fn parts(
+        &self,
+        text: &str,
+        spans: &[Range<usize>],
+        truncated: &mut usize,
+    ) -> Result<(Vec<u32>, Vec<Range<usize>>), TokenizerError> {
+        let (encoded, parts) = self.tokenizer.encode_spans(text, spans, self.bos, self.max_length)?;
+        *truncated += usize::from(encoded.truncated);
+        Ok((encoded.ids, parts))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Unit vectors on the host.
 
+use std::collections::HashMap;
+
 /// Rows that cannot serve as embeddings.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddingError {
@@ -102,6 +104,13 @@ impl Embeddings {
         Embeddings { values, width: self.width }
     }
 
+    /// The rows named, in the order named, and rows of zeros for those that are not there. Panics beyond the last.
+    pub(super) fn select_or_zero(&self, rows: &[Option<usize>]) -> Embeddings {
+        let zeros = vec![0.0; self.width];
+        let values = rows.iter().flat_map(|row| row.map_or(zeros.as_slice(), |i| self.row(i))).copied().collect();
+        Embeddings { values, width: self.width }
+    }
+
     /// The sum of all rows, `[width]`.
     pub(super) fn sum(&self) -> Vec<f64> {
         let mut sum = vec![0.0; self.width];
@@ -111,20 +120,59 @@ impl Embeddings {
         sum
     }
 
-    /// Each row less the mean of all rows, brought back to unit length: takes out what a language's texts share, a
-    /// baseline that needs no training. To be compared with what is centred too.
-    pub fn centred(&self) -> Embeddings {
-        let count = self.len() as f64;
-        let mean: Vec<f64> = self.sum().into_iter().map(|s| s / count).collect();
+    /// Each row less the mean of its language, brought back to unit length: takes out what a language's texts share, a
+    /// baseline that needs no training. To be compared with what is centred too. Row `i` is of language `language[i]`.
+    pub fn centred(&self, language: &[usize], means: &Means) -> Embeddings {
         let mut values = Vec::with_capacity(self.values.len());
-        for row in self.rows() {
-            let centred: Vec<f64> = row.iter().zip(&mean).map(|(&v, m)| f64::from(v) - m).collect();
-            let norm = centred.iter().map(|v| v * v).sum::<f64>().sqrt();
-            // Identical rows leave rounding errors, which have no direction.
-            let scale = if norm > 1e-6 { 1.0 / norm } else { 0.0 };
-            values.extend(centred.iter().map(|v| (v * scale) as f32));
+        for (row, language) in self.rows().zip(language) {
+            match means.0.get(language) {
+                Some((sum, n)) if *n > 0.0 => {
+                    values.extend(row.iter().zip(sum).map(|(&v, sum)| (f64::from(v) - sum / n) as f32));
+                }
+                _ => values.extend_from_slice(row),
+            }
         }
-        Embeddings { values, width: self.width }
+        Embeddings::normalised(values, self.width)
+    }
+
+    /// Rows brought to unit length. Rows that are as good as zero have no direction, and become zeros.
+    pub(super) fn normalised(mut values: Vec<f32>, width: usize) -> Embeddings {
+        for row in values.chunks_exact_mut(width) {
+            let norm = dot(row, row).sqrt();
+            // Identical rows less their mean leave rounding errors, which have no direction.
+            let scale = if norm > 1e-6 { 1.0 / norm } else { 0.0 };
+            row.iter_mut().for_each(|v| *v = (f64::from(*v) * scale) as f32);
+        }
+        Embeddings { values, width }
+    }
+}
+
+/// The mean row of each language, as its sum and the number of its rows.
+#[derive(Clone, Debug)]
+pub struct Means(HashMap<usize, (Vec<f64>, f64)>);
+
+impl Means {
+    /// Of the rows that count.
+    pub fn of(rows: &Embeddings, language: &[usize], counts: impl Fn(usize) -> bool) -> Means {
+        let mut means: HashMap<usize, (Vec<f64>, f64)> = HashMap::new();
+        for (i, row) in rows.rows().enumerate().filter(|(i, _)| counts(*i)) {
+            let (sum, n) = means.entry(language[i]).or_insert_with(|| (vec![0.0; rows.width], 0.0));
+            sum.iter_mut().zip(row).for_each(|(s, &v)| *s += f64::from(v));
+            *n += 1.0;
+        }
+        Means(means)
+    }
+
+    /// Of these rows but for those of `others`, which are among them.
+    pub fn without(&self, others: &Means) -> Means {
+        let mut rest = self.clone();
+        for (language, (sum, n)) in &others.0 {
+            if let Some((all, count)) = rest.0.get_mut(language) {
+                all.iter_mut().zip(sum).for_each(|(a, s)| *a -= s);
+                *count -= n;
+            }
+        }
+        rest
     }
 }
 

@@ -1,117 +1,138 @@
-//! Question-to-paragraph retrieval: questions in one language against the paragraphs of the same text in English,
-//! and in their own language.
+//! A collection as tokens, and its vectors under a model.
 
 use super::Embeddings;
-use super::embed::{EmbedError, embed};
-use super::scores::{ScoreError, Scores};
-use crate::device::Device;
-use crate::llama::Layer;
+use super::embed::{EmbedError, Reading, embed_all};
+use crate::formats::collection::Collection;
+use crate::formats::tokenizer::{Encoding, TokenizerError};
 use crate::llama::adapters::Adapters;
 use crate::llama::model::Model;
-use crate::ops::pooling::Pooling;
-use std::collections::HashMap;
+use std::ops::Range;
 
-/// The language whose paragraphs every question is scored against.
-pub const PIVOT: &str = "en";
-
-/// A question set in one language, as tokens.
+/// A collection as tokens, ready to be embedded under any state of a model.
 #[derive(Clone, Debug)]
-pub struct Language {
-    /// Its code, e.g. `sw`.
-    pub code: String,
-    /// Tokens of each question.
-    pub questions: Vec<Vec<u32>>,
-    /// For each question, the paragraph that answers it.
-    pub paragraph_of: Vec<usize>,
-    /// Tokens of each paragraph.
-    pub paragraphs: Vec<Vec<u32>>,
-    /// Texts that were cut at the maximum length.
-    pub truncated: usize,
+pub struct Questions {
+    /// The texts, and what answers what.
+    pub collection: Collection,
+    questions: Vec<Vec<u32>>,
+    passages: Vec<Vec<u32>>,
+    paragraphs: Vec<Vec<u32>>,
+    /// For each paragraph, the tokens of the stretches that it falls into: its first token, and its sentences.
+    stretches: Vec<Vec<usize>>,
+    /// For each passage that is a sentence, its stretch among those of all paragraphs; none where it was cut off.
+    place: Vec<Option<usize>>,
+    /// Texts of each language that were cut.
+    truncated: Vec<usize>,
 }
 
-impl Language {
+/// Unit vectors of a collection's texts under several readings.
+#[derive(Clone, Debug)]
+pub struct Vectors {
+    /// How the model was read; one of each of the following for each reading.
+    pub readings: Vec<Reading>,
+    /// A row a question.
+    pub questions: Vec<Embeddings>,
+    /// A row a passage.
+    pub passages: Vec<Embeddings>,
+    /// A row a passage, pooled inside its paragraph; none where passages are whole.
+    pub within: Vec<Embeddings>,
+}
+
+impl Questions {
+    /// The tokens of all texts.
+    pub fn new(collection: Collection, encode: &Encoding) -> Result<Questions, TokenizerError> {
+        let mut truncated = vec![0; collection.languages.len()];
+        let mut ids = |text: &str, language: usize| encode.ids(text, &mut truncated[language]);
+        let questions = collection.questions.iter().map(|q| ids(&q.text, q.language)).collect::<Result<_, _>>()?;
+        let passages = collection.passages.iter().map(|p| ids(&p.text, p.language)).collect::<Result<_, _>>()?;
+        let mut within: Vec<Vec<usize>> = collection.paragraphs.iter().map(|_| vec![]).collect();
+        for (i, passage) in collection.passages.iter().enumerate() {
+            passage.within.iter().for_each(|(paragraph, _)| within[*paragraph].push(i));
+        }
+        let (mut paragraphs, mut stretches, mut place) = (vec![], vec![], vec![None; collection.passages.len()]);
+        let mut rows = 0;
+        for (text, passages) in collection.paragraphs.iter().zip(within) {
+            // A language that was left out has no passages any more.
+            let Some(&first) = passages.first() else { continue };
+            let bytes: Vec<Range<usize>> =
+                passages.iter().filter_map(|&p| Some(collection.passages[p].within.as_ref()?.1.clone())).collect();
+            let cut = &mut truncated[collection.passages[first].language];
+            let (ids, sentences) = encode.parts(text, &bytes, cut)?;
+            let (lengths, places) = cut_up(ids.len(), &sentences);
+            passages.iter().zip(places).for_each(|(&p, stretch)| place[p] = stretch.map(|s| rows + s));
+            rows += lengths.len();
+            stretches.push(lengths);
+            paragraphs.push(ids);
+        }
+        Ok(Questions { collection, questions, passages, paragraphs, stretches, place, truncated })
+    }
+
+    /// The texts in the order that they are embedded in, a list at a time; no list is empty.
+    pub fn lists(&self) -> Vec<Vec<&[u32]>> {
+        let lists = [&self.paragraphs, &self.questions, &self.passages].into_iter().filter(|list| !list.is_empty());
+        lists.map(|list| list.iter().map(Vec::as_slice).collect()).collect()
+    }
+
     /// Texts to embed.
     pub fn texts(&self) -> usize {
-        self.questions.len() + self.paragraphs.len()
+        self.questions.len() + self.passages.len() + self.paragraphs.len()
     }
 
     /// The longest text, tokens.
     pub fn longest(&self) -> usize {
-        self.questions.iter().chain(&self.paragraphs).map(Vec::len).max().unwrap_or(0)
+        let all = self.questions.iter().chain(&self.passages).chain(&self.paragraphs);
+        all.map(Vec::len).max().unwrap_or(0)
     }
-}
 
-/// Scores of one direction at one layer.
-#[derive(Clone, Debug)]
-pub struct Direction {
-    /// Language of the questions.
-    pub questions: String,
-    /// Language of the paragraphs.
-    pub paragraphs: String,
-    /// Where the states were read.
-    pub layer: Layer,
-    /// Rank of each question's paragraph.
-    pub scores: Scores,
-}
+    /// What was cut, in words.
+    pub fn cuts(&self, max_length: usize) -> impl Iterator<Item = String> + '_ {
+        let name = &self.collection.name;
+        let cut = self.truncated.iter().zip(&self.collection.languages).filter(|(n, _)| **n > 0);
+        cut.map(move |(n, code)| format!("{name}: {n} texts in {code} were cut at {max_length} tokens."))
+    }
 
-/// Why a question set could not be scored.
-#[derive(Debug, thiserror::Error)]
-pub enum QuestionsError {
-    /// The texts could not be embedded.
-    #[error("{language}: {error}")]
-    Embed {
-        /// Language of the texts.
-        language: String,
-        /// Why.
-        error: EmbedError,
-    },
-    /// The embeddings could not be compared.
-    #[error(transparent)]
-    Score(#[from] ScoreError),
-}
-
-/// Scores every language's questions against English paragraphs, and against those of its own language, at each of
-/// `layers`. `progress` is told how many texts were embedded each time some are.
-pub fn score(
-    model: &Model,
-    adapters: Option<&Adapters>,
-    languages: &[Language],
-    layers: &[Layer],
-    pooling: Pooling,
-    progress: impl Fn(usize),
-) -> Result<Vec<Direction>, QuestionsError> {
-    let mut paragraphs: HashMap<&str, Vec<Embeddings>> = HashMap::new();
-    let mut questions: Vec<Vec<Embeddings>> = vec![];
-    for language in languages {
-        let texts: Vec<&[u32]> = language.paragraphs.iter().chain(&language.questions).map(Vec::as_slice).collect();
-        let all = embed(model, adapters, &texts, layers, pooling, &progress)
-            .map_err(|error| QuestionsError::Embed { language: language.code.clone(), error })?;
-        let n = language.paragraphs.len();
-        let part = |range: std::ops::Range<usize>| {
-            let rows: Vec<usize> = range.collect();
-            all.iter().map(|e| e.select(&rows)).collect::<Vec<_>>()
+    /// All texts under each of `readings`, in one pass over the model. `progress` is told how many texts were done.
+    pub fn embed(
+        &self,
+        model: &Model,
+        adapters: Option<&Adapters>,
+        readings: &[Reading],
+        progress: impl Fn(usize),
+    ) -> Result<Vectors, EmbedError> {
+        let embed = |texts: &[Vec<u32>], stretches: Option<&[Vec<usize>]>| {
+            let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+            embed_all(model, adapters, &texts, stretches, readings, &progress)
         };
-        paragraphs.insert(&language.code, part(0..n));
-        questions.push(part(n..texts.len()));
+        let within = match self.paragraphs.is_empty() {
+            true => vec![],
+            false => embed(&self.paragraphs, Some(&self.stretches))?,
+        };
+        let within = within.iter().map(|rows| rows.select_or_zero(&self.place)).collect();
+        Ok(Vectors {
+            readings: readings.to_vec(),
+            questions: embed(&self.questions, None)?,
+            passages: embed(&self.passages, None)?,
+            within,
+        })
     }
-    let mut directions = vec![];
-    for (language, questions) in languages.iter().zip(&questions) {
-        let mut corpora = vec![PIVOT];
-        if language.code != PIVOT {
-            corpora.push(&language.code);
+}
+
+/// The lengths of the stretches that a text of `tokens` tokens falls into, and for each sentence its stretch. The first
+/// token, the sink, is in no sentence.
+fn cut_up(tokens: usize, sentences: &[Range<usize>]) -> (Vec<usize>, Vec<Option<usize>>) {
+    let (mut lengths, mut places) = (vec![1], vec![]);
+    let mut done = 1;
+    let mut stretch = |until: usize| {
+        let length = until.saturating_sub(done);
+        if length > 0 {
+            lengths.push(length);
+            done = until;
         }
-        let relevant: Vec<Vec<usize>> = language.paragraph_of.iter().map(|&p| vec![p]).collect();
-        for corpus in corpora {
-            let Some(paragraphs) = paragraphs.get(corpus) else { continue };
-            for ((layer, questions), paragraphs) in layers.iter().zip(questions).zip(paragraphs) {
-                directions.push(Direction {
-                    questions: language.code.clone(),
-                    paragraphs: corpus.into(),
-                    layer: *layer,
-                    scores: Scores::of(&Device::Cpu, questions, paragraphs, &relevant)?,
-                });
-            }
-        }
+        (length > 0).then(|| lengths.len() - 1)
+    };
+    for sentence in sentences {
+        stretch(sentence.start);
+        places.push(stretch(sentence.end));
     }
-    Ok(directions)
+    stretch(tokens);
+    (lengths, places)
 }

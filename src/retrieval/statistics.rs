@@ -151,21 +151,30 @@ impl Bootstrap {
 
     /// Interval of any statistic of a sample of `n` units, given as their numbers. `n` must not be 0.
     pub fn statistic(&self, n: usize, of: impl Fn(&[usize]) -> f64 + Sync) -> Estimate {
-        let all: Vec<usize> = (0..n).collect();
+        self.levels(&[n], of).0
+    }
+
+    /// The same for units of several kinds that are resampled each on their own, given one kind after the other; with the
+    /// standard deviation of the resampled statistics.
+    pub(super) fn levels(&self, kinds: &[usize], of: impl Fn(&[usize]) -> f64 + Sync) -> (Estimate, f64) {
+        let all: Vec<usize> = kinds.iter().flat_map(|&n| 0..n).collect();
+        let limits: Vec<usize> = kinds.iter().flat_map(|&n| std::iter::repeat_n(n, n)).collect();
         let mut resampled: Vec<f64> = (0..self.resamples)
             .into_par_iter()
             .map_init(
-                || vec![0; n],
+                || vec![0; limits.len()],
                 |drawn, resample| {
                     let mut rng = self.generator(resample);
-                    drawn.iter_mut().for_each(|d| *d = rng.random_range(0..n));
+                    drawn.iter_mut().zip(&limits).for_each(|(d, &n)| *d = rng.random_range(0..n));
                     of(drawn)
                 },
             )
             .collect();
         resampled.sort_unstable_by(f64::total_cmp);
         let tail = (1.0 - self.level) / 2.0;
-        Estimate { value: of(&all), low: quantile(&resampled, tail), high: quantile(&resampled, 1.0 - tail) }
+        let (low, high) = (quantile(&resampled, tail), quantile(&resampled, 1.0 - tail));
+        let spread = Summary::of(&resampled).map_or(f64::NAN, |s| s.sd);
+        (Estimate { value: of(&all), low, high }, spread)
     }
 
     fn generator(&self, resample: usize) -> StdRng {

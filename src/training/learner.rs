@@ -30,7 +30,7 @@ pub struct LoraLearner {
 /// Gradients of all weights that learn, but those of linear layers that learn at once; and f32 master copies, if wanted, of
 /// those that the model holds in fewer bits.
 pub struct FullLearner {
-    embedding: Learned,
+    embedding: Option<Learned>,
     blocks: Vec<BlockLearned>,
     final_norm: Option<Learned>,
 }
@@ -85,7 +85,10 @@ impl Learner {
                 let gradients = gradients.blocks.get_mut(&block);
                 (Some(&*adapters), gradients.map_or(BlockGradients::Frozen, BlockGradients::Adapters))
             }
-            Learner::Full(full) => (None, full.blocks[block].gradients(block, updates)),
+            Learner::Full(full) => {
+                let first = usize::from(full.embedding.is_some()) + first_linear(block);
+                (None, full.blocks[block].gradients(first, updates))
+            }
         }
     }
 
@@ -93,7 +96,7 @@ impl Learner {
     pub fn embedding(&mut self) -> Option<&mut Tensor> {
         match self {
             Learner::Lora(_) => None,
-            Learner::Full(full) => Some(&mut full.embedding.gradient),
+            Learner::Full(full) => full.embedding.as_mut().map(|e| &mut e.gradient),
         }
     }
 
@@ -217,14 +220,14 @@ impl FullLearner {
         let block = |&b: &usize| BlockLearned::new(&model.blocks[b], settings);
         let norm = model.final_norm.as_ref().filter(|_| plan.final_norm);
         Ok(FullLearner {
-            embedding: Learned::new(&model.embedding, settings.master)?,
+            embedding: plan.embedding.then(|| Learned::new(&model.embedding, settings.master)).transpose()?,
             blocks: plan.learning.iter().map(block).collect::<Result<_, _>>()?,
             final_norm: norm.map(|norm| Learned::new(norm, settings.master)).transpose()?,
         })
     }
 
     fn tensors(&self) -> Vec<&Tensor> {
-        let learned = [&self.embedding].into_iter().chain(&self.final_norm);
+        let learned = self.embedding.iter().chain(&self.final_norm);
         let mut list: Vec<&Tensor> = learned.flat_map(|l| [&l.gradient].into_iter().chain(&l.master)).collect();
         for BlockLearned { gradients, masters } in &self.blocks {
             match gradients {
@@ -241,7 +244,10 @@ impl FullLearner {
 
     /// The embedding, then each block's norms and linear layers ([`first_linear`] counts on that), then the final norm.
     fn parameters<'a>(&'a mut self, model: &'a mut Model) -> Vec<Parameter<'a>> {
-        let mut list = vec![self.embedding.parameter(names::EMBEDDING.into(), &mut model.embedding)];
+        let mut list = vec![];
+        if let Some(embedding) = &mut self.embedding {
+            list.push(embedding.parameter(names::EMBEDDING.into(), &mut model.embedding));
+        }
         for (i, (learned, block)) in self.blocks.iter_mut().zip(&mut model.blocks).enumerate() {
             list.extend(learned.parameters(i, block));
         }
@@ -255,9 +261,9 @@ impl FullLearner {
 /// Of a block's parameters, those before its linear layers.
 const NORMS: usize = 2;
 
-/// The place of a block's first linear layer among the parameters of full training.
+/// The place of a block's first linear layer among the parameters of full training, behind the embedding.
 fn first_linear(block: usize) -> usize {
-    1 + block * (NORMS + Projection::ALL.len()) + NORMS
+    block * (NORMS + Projection::ALL.len()) + NORMS
 }
 
 impl BlockLearned {
@@ -279,11 +285,11 @@ impl BlockLearned {
         Ok(BlockLearned { gradients, masters })
     }
 
-    fn gradients<'a>(&'a mut self, block: usize, updates: &'a mut LinearUpdates<'a>) -> BlockGradients<'a> {
+    fn gradients<'a>(&'a mut self, first_linear: usize, updates: &'a mut LinearUpdates<'a>) -> BlockGradients<'a> {
         match &mut self.gradients {
             Gradients::All(gradients) => BlockGradients::Weights(gradients),
             Gradients::Norms { input_norm, post_norm } => {
-                updates.of_block(first_linear(block), &mut self.masters);
+                updates.of_block(first_linear, &mut self.masters);
                 BlockGradients::AtOnce { input_norm, post_norm, linear: updates }
             }
         }

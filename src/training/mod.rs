@@ -1,13 +1,16 @@
 //! Training on pairs: what a run needs ([`plan`]), one step of it ([`step`]), and the whole run ([`run`]).
 
+pub mod arms;
 pub mod batch;
 pub mod builtin;
 pub mod evaluate;
+pub mod findings;
 mod graphs;
 pub mod learner;
 pub mod objective;
 pub mod optimizer;
 pub mod outcome;
+pub mod perplexity;
 pub mod plan;
 pub mod run;
 pub mod save;

@@ -8,18 +8,22 @@ use crate::formats::pairs::Pair;
 use crate::llama::Layer;
 use crate::llama::adapters::Adapters;
 use crate::llama::model::Model;
-use crate::retrieval::questions::{self, Direction, Language, QuestionsError};
-use crate::retrieval::scores::Metric;
-use crate::retrieval::statistics::Bootstrap;
+use crate::retrieval::embed::{EmbedError, Reading};
+use crate::retrieval::questions::Questions;
+use crate::retrieval::rows::{self, Row};
+use crate::retrieval::scores::ScoreError;
+use crate::retrieval::statistics::{Bootstrap, StatisticsError};
+use crate::retrieval::views::{Treatment, Views, judge, views};
 use crate::retrieval::words::{Alignment, AlignmentChange, Collapse};
 use serde::Serialize;
+use std::collections::HashMap;
 
 /// Everything measured at one moment: before training, or after.
 pub struct Measured {
     /// For each group of pairs, its alignment at each reported layer.
     pub words: Vec<Vec<Alignment>>,
     /// Question-to-paragraph retrieval at each reported layer.
-    pub questions: Vec<Direction>,
+    pub questions: Vec<Row>,
 }
 
 /// Why a measurement failed.
@@ -33,9 +37,20 @@ pub enum MeasureError {
         /// Why.
         error: EvaluateError,
     },
-    /// A question set could not be scored.
+    /// A question set could not be embedded.
+    #[error("{data}: {error}")]
+    Embed {
+        /// The data set.
+        data: String,
+        /// Why.
+        error: EmbedError,
+    },
+    /// The embeddings could not be compared.
     #[error(transparent)]
-    Questions(#[from] QuestionsError),
+    Score(#[from] ScoreError),
+    /// The scores allow no statement.
+    #[error(transparent)]
+    Statistics(#[from] StatisticsError),
 }
 
 /// What is measured before and after.
@@ -43,7 +58,7 @@ pub struct Gauge<'a> {
     /// Groups by name: train, dev, control.
     pub groups: Vec<(&'static str, Probe<'a>)>,
     /// Question sets.
-    pub languages: &'a [Language],
+    pub questions: &'a [Questions],
     /// Where states are read.
     pub layers: Vec<Layer>,
     /// The run's settings.
@@ -54,7 +69,7 @@ impl<'a> Gauge<'a> {
     /// Over all groups that have pairs.
     pub fn new(
         groups: &'a [(&'static str, Group)],
-        languages: &'a [Language],
+        questions: &'a [Questions],
         layers: Vec<Layer>,
         settings: &'a Settings,
     ) -> Result<Gauge<'a>, MeasureError> {
@@ -64,12 +79,12 @@ impl<'a> Gauge<'a> {
             probe.map(|p| (*name, p)).map_err(|error| MeasureError::Words { group: name, error })
         };
         let groups = groups.iter().filter(|(_, g)| !g.is_empty()).map(probe).collect::<Result<_, _>>()?;
-        Ok(Gauge { groups, languages, layers, settings })
+        Ok(Gauge { groups, questions, layers, settings })
     }
 
     /// Texts of the question sets, for a progress bar.
     pub fn texts(&self) -> usize {
-        self.languages.iter().map(Language::texts).sum()
+        self.questions.iter().map(Questions::texts).sum()
     }
 
     /// Measures a model in its present state.
@@ -84,15 +99,33 @@ impl<'a> Gauge<'a> {
         });
         Ok(Measured {
             words: words.collect::<Result<_, _>>()?,
-            questions: questions::score(
-                model,
-                adapters,
-                self.languages,
-                &self.layers,
-                self.settings.pooling,
-                progress,
-            )?,
+            questions: self.score_questions(model, adapters, progress)?,
         })
+    }
+
+    fn score_questions(
+        &self,
+        model: &Model,
+        adapters: Option<&Adapters>,
+        progress: impl Fn(usize),
+    ) -> Result<Vec<Row>, MeasureError> {
+        let readings: Vec<Reading> =
+            self.layers.iter().map(|&layer| Reading { layer, pooling: self.settings.pooling }).collect();
+        let mut all = vec![];
+        for set in self.questions {
+            let collection = &set.collection;
+            let views: Vec<_> = [Views::English, Views::Own].iter().flat_map(|&f| views(collection, f)).collect();
+            let vectors = set
+                .embed(model, adapters, &readings, &progress)
+                .map_err(|error| MeasureError::Embed { data: collection.name.clone(), error })?;
+            let judged = judge(collection, &vectors, &views, &[Treatment::Plain], &HashMap::new())?;
+            all.extend(rows::rows(
+                collection,
+                &judged,
+                &Bootstrap { seed: self.settings.seed, ..Bootstrap::default() },
+            )?);
+        }
+        Ok(all)
     }
 
     /// Puts two measurements beside each other.
@@ -123,50 +156,6 @@ pub struct GroupChange {
     pub change: AlignmentChange,
 }
 
-/// One line of a retrieval table.
-#[derive(Clone, Debug, Serialize)]
-pub struct QuestionScores {
-    /// Language of the questions.
-    pub questions: String,
-    /// Language of the paragraphs.
-    pub paragraphs: String,
-    /// Where the states were read.
-    pub layer: Layer,
-    /// Questions asked.
-    pub count: usize,
-    /// Accuracy@1.
-    pub accuracy_at_1: f64,
-    /// Recall@5.
-    pub recall_at_5: f64,
-    /// Recall@10.
-    pub recall_at_10: f64,
-    /// MRR@10.
-    pub mrr_at_10: f64,
-    /// nDCG@10.
-    pub ndcg_at_10: f64,
-    /// Accuracy@1 of a random order.
-    pub chance: f64,
-}
-
-impl QuestionScores {
-    /// The means of a direction.
-    pub fn new(direction: &Direction) -> QuestionScores {
-        let scores = &direction.scores;
-        QuestionScores {
-            questions: direction.questions.clone(),
-            paragraphs: direction.paragraphs.clone(),
-            layer: direction.layer,
-            count: scores.rankings.len(),
-            accuracy_at_1: scores.mean(Metric::ACCURACY),
-            recall_at_5: scores.mean(Metric::Recall(5)),
-            recall_at_10: scores.mean(Metric::Recall(10)),
-            mrr_at_10: scores.mean(Metric::ReciprocalRank(10)),
-            ndcg_at_10: scores.mean(Metric::Ndcg(10)),
-            chance: scores.chance(Metric::ACCURACY),
-        }
-    }
-}
-
 /// A whole run's result: `summary.json` in its folder.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
@@ -189,9 +178,9 @@ pub struct Summary {
     /// Word groups.
     pub words: Vec<GroupChange>,
     /// Question sets, before.
-    pub questions_before: Vec<QuestionScores>,
+    pub questions_before: Vec<Row>,
     /// Question sets, after.
-    pub questions_after: Vec<QuestionScores>,
+    pub questions_after: Vec<Row>,
     /// What the program chose or dropped, in words.
     pub notes: Vec<String>,
 }

@@ -105,14 +105,16 @@ impl Plan {
         let parameters = match settings.method {
             Method::Full => {
                 let norm = if final_norm { config.hidden_size } else { 0 };
-                config.vocab_size * config.hidden_size + learning.len() * config.block_parameters() + norm
+                let embedding = if settings.freeze_embedding { 0 } else { config.vocab_size * config.hidden_size };
+                embedding + learning.len() * config.block_parameters() + norm
             }
             Method::Lora => {
                 let shapes = settings.projections.iter().map(|&p| config.shape(p));
                 learning.len() * shapes.map(|[out, input]| settings.rank * (out + input)).sum::<usize>()
             }
         };
-        Ok(Plan { blocks: top, prefix, learning, idle, embedding: full, final_norm, parameters, parts })
+        let embedding = full && !settings.freeze_embedding;
+        Ok(Plan { blocks: top, prefix, learning, idle, embedding, final_norm, parameters, parts })
     }
 
     /// Bytes of memory by use, for a batch of `tokens` tokens; `cached` tokens are kept after the prefix.

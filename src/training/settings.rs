@@ -111,6 +111,9 @@ pub struct Settings {
     pub blocks: Vec<usize>,
     /// Where the loss reads.
     pub target: Layer,
+    /// Full training leaves the embedding as it is.
+    #[serde(default)]
+    pub freeze_embedding: bool,
     /// Rank of the adapters.
     pub rank: usize,
     /// Their scale is `alpha / rank`.
@@ -180,6 +183,7 @@ impl Settings {
             base: Base::Bf16,
             blocks: if full { vec![] } else { (0..2.min(config.layers)).collect() },
             target: Layer::Hidden(2.min(config.layers)),
+            freeze_embedding: false,
             rank: 16,
             alpha: 32.0,
             dropout: 0.05,

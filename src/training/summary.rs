@@ -1,37 +1,16 @@
 //! A run's result as tables, pictures and sentences.
 
-use super::outcome::{GroupChange, History, QuestionScores, Summary};
+use super::outcome::{GroupChange, History, Summary};
 use super::plan::blocks_in_words;
 use super::run::EpochRecord;
 use super::settings::{Method, Settings};
 use crate::report::plot::{LineChart, PlotError};
 use crate::report::{Figure, Report, Section, Table};
+use crate::retrieval::rows::Row;
 use crate::retrieval::statistics::Estimate;
 
-/// Question-to-paragraph retrieval, one line a direction and layer.
-pub fn questions_table(rows: &[QuestionScores]) -> Table {
-    let mut table = Table::new([
-        "questions",
-        "paragraphs",
-        "layer",
-        "asked",
-        "accuracy@1",
-        "recall@5",
-        "recall@10",
-        "MRR@10",
-        "nDCG@10",
-        "chance",
-    ]);
-    for r in rows {
-        let numbers = [r.accuracy_at_1, r.recall_at_5, r.recall_at_10, r.mrr_at_10, r.ndcg_at_10, r.chance];
-        let words = [r.questions.clone(), r.paragraphs.clone(), r.layer.to_string(), r.count.to_string()];
-        table.row(words.into_iter().chain(numbers.map(|x| format!("{x:.3}"))));
-    }
-    table
-}
-
 /// Accuracy before and after, beside each other.
-fn questions_change_table(before: &[QuestionScores], after: &[QuestionScores]) -> Table {
+fn questions_change_table(before: &[Row], after: &[Row]) -> Table {
     let mut table = Table::new([
         "questions",
         "paragraphs",
@@ -44,7 +23,8 @@ fn questions_change_table(before: &[QuestionScores], after: &[QuestionScores]) -
         "after",
     ]);
     for (b, a) in before.iter().zip(after) {
-        let words = [b.questions.clone(), b.paragraphs.clone(), b.layer.to_string()];
+        let layer = b.layer.map(|l| l.to_string()).unwrap_or_default();
+        let words = [b.questions.clone(), b.paragraphs.clone(), layer];
         let numbers = [b.accuracy_at_1, a.accuracy_at_1, b.recall_at_10, a.recall_at_10, b.mrr_at_10, a.mrr_at_10];
         table.row(words.into_iter().chain(numbers.map(|x| format!("{x:.3}"))));
     }

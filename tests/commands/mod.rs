@@ -1,7 +1,10 @@
+mod compare;
 mod doctor;
 mod embed;
 mod errors;
+mod eval;
 mod gpu;
+mod pilot;
 mod quantize;
 mod random;
 mod round_trip;

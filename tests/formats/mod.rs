@@ -1,3 +1,4 @@
+mod collection;
 mod damage;
 mod kiungo_json;
 mod nf4;

@@ -99,10 +99,10 @@ fn other_files_are_refused_with_what_was_found() {
 fn a_missing_language_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let error = |codes| words(open_languages(folder.path(), &languages(codes)).unwrap_err(), folder.path());
-    assert_eq!(error(&["en"]), "FOLDER: no xquad.en.json; languages there: none");
+    assert_eq!(error(&["en"]), "FOLDER: no xquad.en.json or en.json; languages there: none");
     write(folder.path(), "en", &file(&["1"], &["2"], "a"));
     write(folder.path(), "de", &file(&["1"], &["2"], "a"));
-    assert_eq!(error(&["en", "sw"]), "FOLDER: no xquad.sw.json; languages there: de, en");
+    assert_eq!(error(&["en", "sw"]), "FOLDER: no xquad.sw.json or sw.json; languages there: de, en");
 }
 
 #[test]

@@ -1,6 +1,10 @@
+mod comparison;
 mod embeddings;
+mod pilot;
+mod questions;
 mod scores;
 mod statistics;
+mod views;
 mod words;
 
 use crate::support::normal;

@@ -1,4 +1,5 @@
 mod builtin;
+mod findings;
 mod gpu;
 mod memory;
 mod peer_losses;

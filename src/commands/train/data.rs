@@ -2,11 +2,12 @@
 
 use super::Train;
 use super::folder::RunFolder;
-use crate::commands::inputs::{self, Encoding};
+use crate::commands::inputs;
 use crate::formats::pairs::{self, Pair};
+use crate::formats::tokenizer::Encoding;
 use crate::llama::config::Quantization;
 use crate::llama::model::Base;
-use crate::retrieval::questions::Language;
+use crate::retrieval::questions::Questions;
 use crate::training::batch::Group;
 use crate::training::builtin;
 use crate::training::settings::Settings;
@@ -64,6 +65,19 @@ impl Sources {
         })
     }
 
+    /// Files that were named, and no questions.
+    pub fn named(model: &Path, pairs: &Path, dev: Option<&Path>, control: Option<&Path>) -> Sources {
+        Sources {
+            model: model.into(),
+            notes: vec![],
+            pairs: pairs.into(),
+            dev: dev.map(PathBuf::from),
+            control: control.map(PathBuf::from),
+            xquad: None,
+            languages: None,
+        }
+    }
+
     /// The base precision of a checkpoint that is 4-bit on disk; another one cannot be had from it.
     pub fn quantised_base(&self, quantization: &Quantization, asked: Option<Base>) -> Result<Base> {
         let stored = Base::stored(quantization);
@@ -81,8 +95,7 @@ impl Sources {
         let named = [Some(&self.pairs), self.dev.as_ref(), self.control.as_ref()];
         let mut files: Vec<PathBuf> = named.into_iter().flatten().cloned().collect();
         if let Some(folder) = &self.xquad {
-            let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
-            files.extend(entries.flatten().map(|e| e.path()).filter(|p| is_question_file(p)));
+            files.extend(question_files(folder)?);
         }
         let sum = |path: PathBuf| {
             let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
@@ -93,17 +106,22 @@ impl Sources {
     }
 }
 
-fn is_question_file(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.starts_with("xquad.") && name.ends_with(".json")
+/// The data set itself, where it is a file, or the files of its folder.
+fn question_files(path: &Path) -> Result<Vec<PathBuf>> {
+    if path.is_file() {
+        return Ok(vec![path.into()]);
+    }
+    let entries = std::fs::read_dir(path).with_context(|| path.display().to_string())?;
+    let is_data = |p: &PathBuf| p.extension().is_some_and(|e| e == "json" || e == "jsonl");
+    Ok(entries.flatten().map(|e| e.path()).filter(is_data).collect())
 }
 
 /// The data of a run, as tokens.
 pub struct Data {
     /// train, dev, control; the last two may be empty.
     pub groups: Vec<(&'static str, Group)>,
-    /// Question sets.
-    pub languages: Vec<Language>,
+    /// Data sets of questions.
+    pub questions: Vec<Questions>,
     /// What was dropped or cut, in words.
     pub notes: Vec<String>,
 }
@@ -122,35 +140,33 @@ impl Data {
         );
         let mut groups = vec![];
         for (name, pairs) in ["train", "dev", "control"].into_iter().zip(pairs) {
-            let (group, truncated) = encode.group(pairs)?;
+            let (group, truncated) = inputs::group(encode, pairs)?;
             if truncated > 0 {
                 notes.push(format!("{truncated} texts of the {name} pairs were cut at {} tokens.", encode.max_length));
             }
             groups.push((name, group));
         }
-        let languages = match &sources.xquad {
-            Some(folder) => inputs::languages(folder, sources.languages.as_deref(), encode)?,
-            None => vec![],
-        };
-        for language in languages.iter().filter(|l| l.truncated > 0) {
-            let (n, code) = (language.truncated, &language.code);
-            notes.push(format!("{n} questions or paragraphs in {code} were cut at {} tokens.", encode.max_length));
+        let paths: Vec<PathBuf> = sources.xquad.iter().cloned().collect();
+        let collections = inputs::collections(&paths, sources.languages.as_deref())?;
+        let tokens = collections.into_iter().map(|collection| Questions::new(collection, encode));
+        let questions: Vec<Questions> = tokens.collect::<Result<_, _>>()?;
+        for set in &questions {
+            notes.extend(set.collection.notes.iter().cloned());
+            notes.extend(set.cuts(encode.max_length));
         }
-        Ok(Data { groups, languages, notes })
+        Ok(Data { groups, questions, notes })
     }
 
     /// Tokens and texts of each question set.
     pub fn questions(&self) -> impl Iterator<Item = (usize, usize)> {
-        self.languages.iter().map(|language| {
-            let texts = language.questions.iter().chain(&language.paragraphs);
-            (texts.map(Vec::len).sum(), language.texts())
-        })
+        let tokens = |set: &Questions| set.lists().iter().flatten().map(|text| text.len()).sum();
+        self.questions.iter().map(move |set| (tokens(set), set.texts()))
     }
 
     /// The longest text, tokens.
     pub fn longest(&self) -> usize {
         let groups = self.groups.iter().map(|(_, g)| g.longest());
-        groups.chain(self.languages.iter().map(Language::longest)).max().unwrap_or(1)
+        groups.chain(self.questions.iter().map(Questions::longest)).max().unwrap_or(1)
     }
 }
 

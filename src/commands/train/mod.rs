@@ -1,25 +1,25 @@
 //! `kiungo train`: the main job, from files to a run's folder.
 
 mod args;
-mod data;
+pub(super) mod data;
 mod folder;
 mod memory;
 
 pub use args::Train;
 
 use super::common::{self, Compute};
-use super::inputs::{self, Encoding};
+use super::inputs;
 use super::plan;
 use crate::device::{DType, Device};
 use crate::formats::safetensors::Checkpoint;
-use crate::formats::tokenizer::Tokenizer;
+use crate::formats::tokenizer::{Encoding, Tokenizer};
 use crate::formats::weights::{Options, load};
 use crate::llama::Layer;
 use crate::llama::config::Config;
 use crate::llama::model::Model;
 use crate::training::batch::{Group, Translations, largest_batch};
 use crate::training::learner::{Learner, LoraLearner};
-use crate::training::outcome::{Gauge, History, QuestionScores, Summary};
+use crate::training::outcome::{Gauge, History, Summary};
 use crate::training::plan::{Plan, blocks_in_words};
 use crate::training::run::{self, Event, total_steps};
 use crate::training::save;
@@ -87,7 +87,7 @@ impl Train {
 
     fn train(&self, prepared: &Prepared, model: Model, folder: &RunFolder) -> Result<()> {
         let Prepared { settings, plan, data, .. } = prepared;
-        let gauge = Gauge::new(&data.groups, &data.languages, prepared.layers.clone(), settings)?;
+        let gauge = Gauge::new(&data.groups, &data.questions, prepared.layers.clone(), settings)?;
         let device = model.device.clone();
         let learner = self.learner(prepared, &model)?;
         let translations = Translations::new(data.groups.iter().flat_map(|(_, g)| &g.pairs));
@@ -115,7 +115,6 @@ impl Train {
             Learner::Lora(lora) => save::adapter(&folder.path("adapter"), &lora.adapters, &record, settings)?,
             Learner::Full(_) => save::model(&folder.path("model"), model, &prepared.checkpoint, &record)?,
         }
-        let scores = |m: &crate::training::outcome::Measured| m.questions.iter().map(QuestionScores::new).collect();
         let summary = Summary {
             version: env!("CARGO_PKG_VERSION"),
             device: common::device_in_words(&device),
@@ -126,8 +125,8 @@ impl Train {
             training_seconds,
             collapse,
             words: gauge.compare(&before, &after)?,
-            questions_before: scores(&before),
-            questions_after: scores(&after),
+            questions_before: before.questions,
+            questions_after: after.questions,
             notes: prepared.notes(),
         };
         let report = summary.report(&history)?;

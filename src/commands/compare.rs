@@ -1,0 +1,501 @@
+//! `kiungo compare`: ways of training beside each other, over several seeds, and what follows.
+
+use super::common::{self, Compute, DeviceChoice};
+use super::inputs;
+use super::train::data::{Data, Sources};
+use crate::device::{DType, Device};
+use crate::formats::output::{self, NewFile};
+use crate::formats::safetensors::Checkpoint;
+use crate::formats::tokenizer::{Bos, Encoding, Tokenizer};
+use crate::formats::weights::{Options, load};
+use crate::llama::adapters::Adapters;
+use crate::llama::config::Config;
+use crate::llama::model::{Base, Model};
+use crate::llama::plan::weight_bytes;
+use crate::llama::{Layer, Parts};
+use crate::ops::pooling::Pooling;
+use crate::retrieval::embed::Reading;
+use crate::retrieval::questions::Questions;
+use crate::retrieval::ranks;
+use crate::retrieval::scores::Metric;
+use crate::retrieval::statistics::Bootstrap;
+use crate::retrieval::views::{Judged, Treatment, View, Views, judge, views};
+use crate::training::arms::Arm;
+use crate::training::batch::{Group, Translations, largest_batch};
+use crate::training::evaluate::Probe;
+use crate::training::findings::{ArmRuns, Findings, Measured, Run, Words, csv};
+use crate::training::learner::Learner;
+use crate::training::perplexity::perplexity;
+use crate::training::plan::Plan;
+use crate::training::run::{self, Event};
+use crate::training::settings::Settings;
+use crate::training::step::Trainer;
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Set ways of training beside each other over several seeds, and say which retrieves better and how sure that is
+///
+/// Every arm learns from the same pairs, in the same order and as often, from the same base; its learning rate is chosen on
+/// the development pairs, from as many rates as any other's. A comparison that was interrupted goes on where it stopped when
+/// the same command is given again.
+#[derive(Args)]
+pub struct Compare {
+    /// Folder of a Llama in Hugging Face's layout
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Pairs to learn from: .tsv, .csv or .jsonl, source then target
+    #[arg(long, value_name = "FILE")]
+    pairs: PathBuf,
+    /// Pairs to choose learning rates by [default: a tenth of the pairs]
+    #[arg(long, value_name = "FILE")]
+    dev: Option<PathBuf>,
+    /// Pairs to read once, at the end [default: a tenth of the pairs]
+    #[arg(long, value_name = "FILE")]
+    control: Option<PathBuf>,
+    /// A data set to score (see eval); may be given several times. The primary endpoint is on the first
+    #[arg(long, alias = "xquad", value_name = "PATH", required = true)]
+    data: Vec<PathBuf>,
+    /// Languages to score, in the data sets that have them [default: all]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    languages: Option<Vec<String>>,
+    /// A data set whose English passages make the search harder, as a setting of its own
+    #[arg(long, value_name = "PATH")]
+    distractors: Option<PathBuf>,
+    /// lora@2, full-blocks@2, full@2, lora-all@final, lora-early@final, full@final; and paper, shuffled, lora-nf4@2
+    /// [default: the first six]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    arms: Option<Vec<Arm>>,
+    /// Seeds, from 0
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    seeds: u64,
+    /// Learning rates to try, as multiples of the preset's
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0.3,1,3")]
+    rates: Vec<f64>,
+    /// Times that each pair is seen [20; paper: 5]
+    #[arg(long, value_name = "N")]
+    epochs: Option<usize>,
+    /// Pairs a step [64; paper: 8]
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// How the weights of all arms but lora-nf4@2 are held: bf16 or f32
+    #[arg(long, value_name = "NAME", default_value_t = Base::Bf16)]
+    base: Base,
+    /// Longest text, tokens [the model's own]
+    #[arg(long, value_name = "N")]
+    max_length: Option<usize>,
+    /// A text, in lines, whose perplexity shows what is forgotten
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Folder of the comparison
+    #[arg(long, value_name = "DIR", default_value = "runs/compare")]
+    output: PathBuf,
+    /// auto, cpu or cuda
+    #[arg(long, value_name = "NAME", default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+    /// Precision of activations: f32 or bf16 [f32 on the CPU, bf16 on a GPU]
+    #[arg(long, value_name = "NAME")]
+    compute: Option<Compute>,
+}
+
+const POOLING: Pooling = Pooling::MeanNoSink;
+const TREATMENTS: [Treatment; 3] = [Treatment::Plain, Treatment::Centred, Treatment::CrossFitted];
+
+/// What all runs share.
+struct Lab {
+    args: Compare,
+    config: Config,
+    checkpoint: Checkpoint,
+    device: Device,
+    compute: DType,
+    data: Data,
+    sets: Vec<(Questions, Vec<View>)>,
+    text: Vec<Vec<u32>>,
+    positions: usize,
+}
+
+impl Compare {
+    pub fn run(self) -> Result<()> {
+        ensure!(self.seeds > 0, "--seeds 0: at least one is needed");
+        ensure!(
+            !self.rates.is_empty() && self.rates.iter().all(|r| r.is_finite() && *r > 0.0),
+            "--rates: expected numbers above 0"
+        );
+        let names = self.arms.clone().unwrap_or_else(|| Arm::USUAL.to_vec());
+        let lab = Lab::open(self)?;
+        let mut notes = lab.data.notes.clone();
+        for (set, _) in &lab.sets {
+            notes.extend(set.collection.notes.iter().cloned());
+            notes.extend(set.cuts(lab.max_length()));
+        }
+        notes.iter().for_each(|note| println!("note: {note}"));
+        lab.begin()?;
+
+        let settings: Vec<(Arm, Settings)> = names.iter().map(|&arm| (arm, lab.settings(arm))).collect();
+        let mut bases: BTreeMap<String, Measured> = BTreeMap::new();
+        for (_, s) in &settings {
+            if let Entry::Vacant(base) = bases.entry(s.base.to_string()) {
+                base.insert(lab.base(s.base, &settings)?);
+            }
+        }
+        let mut arms = vec![];
+        for (arm, settings) in &settings {
+            let (rates, best) = lab.choose_rate(*arm, settings)?;
+            let runs = (0..lab.args.seeds).map(|seed| lab.seed(*arm, settings, best, seed)).collect::<Result<_>>()?;
+            let (target, base) = (settings.target.to_string(), &bases[&settings.base.to_string()]);
+            arms.push(ArmRuns { arm: *arm, target, runs, base, rates });
+        }
+        let findings = Findings::new(&arms, &lab.sets[0].0.collection.name, &Bootstrap::default())?;
+        let report = findings.report(&arms, &notes)?;
+        let out = &lab.args.output;
+        output::write_file(&out.join("findings.json"), serde_json::to_string_pretty(&findings)?)?;
+        output::write_file(&out.join("findings.csv"), csv(&findings.gains))?;
+        output::write_file(&out.join("report.html"), report.to_html())?;
+        output::write_file(&out.join("report.txt"), report.to_text())?;
+        println!("{}\nfolder: {}", report.to_text(), out.display());
+        Ok(())
+    }
+
+    /// What decides the results: a folder goes on only with the same.
+    fn record(&self, device: &Device) -> Result<Value> {
+        let path = |p: &PathBuf| p.display().to_string();
+        let optional = |p: &Option<PathBuf>| p.as_ref().map(path);
+        Ok(json!({
+            "kiungo": env!("CARGO_PKG_VERSION"),
+            "device": common::device_in_words(device),
+            "model": path(&self.model),
+            "pairs": path(&self.pairs), "dev": optional(&self.dev), "control": optional(&self.control),
+            "data": self.data.iter().map(path).collect::<Vec<_>>(),
+            "languages": self.languages, "distractors": optional(&self.distractors), "text": optional(&self.text),
+            "rates": self.rates, "epochs": self.epochs, "batch": self.batch,
+            "base": self.base.to_string(), "max_length": self.max_length,
+        }))
+    }
+}
+
+impl Lab {
+    fn open(args: Compare) -> Result<Lab> {
+        let config = Config::open(&args.model)?;
+        let tokenizer = Tokenizer::open(&args.model, &config)?;
+        let max_length = args.max_length.unwrap_or(config.max_positions);
+        let encode = Encoding { tokenizer: &tokenizer, bos: Bos::Add, max_length };
+        let sources = Sources::named(&args.model, &args.pairs, args.dev.as_deref(), args.control.as_deref());
+        let mut settings = Arm::Lora2.settings(&config);
+        settings.batch = args.batch.unwrap_or(settings.batch);
+        let data = Data::read(&sources, &encode, &settings)?;
+        let [_, dev, control] = &data.groups[..] else { bail!("three groups of pairs are needed") };
+        for (name, group) in [dev, control] {
+            ensure!(!group.is_empty(), "no {name} pairs: give both --dev and --control, or neither");
+        }
+        let mut collections = inputs::collections(&args.data, args.languages.as_deref())?;
+        if let Some(path) = &args.distractors {
+            for other in inputs::collections(std::slice::from_ref(path), None)? {
+                collections.iter_mut().for_each(|c| _ = c.add_distractors(&other));
+            }
+        }
+        let set = |collection| {
+            let questions = Questions::new(collection, &encode)?;
+            let views = [Views::English, Views::Own].iter().flat_map(|&f| views(&questions.collection, f)).collect();
+            Ok((questions, views))
+        };
+        let sets = collections.into_iter().map(set).collect::<Result<Vec<(Questions, Vec<View>)>>>()?;
+        let text = match &args.text {
+            None => vec![],
+            Some(path) => {
+                let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+                let lines = text.lines().filter(|line| !line.trim().is_empty());
+                lines.map(|line| Ok(encode.ids(line, &mut 0)?)).collect::<Result<_>>()?
+            }
+        };
+        let longest =
+            sets.iter().map(|(q, _)| q.longest()).chain(text.iter().map(Vec::len)).chain([data.longest()]).max();
+        let device = common::open_device(args.device)?;
+        Ok(Lab {
+            compute: Compute::or_default(args.compute, &device),
+            checkpoint: Checkpoint::open(&args.model)?,
+            positions: longest.unwrap_or(1),
+            args,
+            config,
+            device,
+            data,
+            sets,
+            text,
+        })
+    }
+
+    fn max_length(&self) -> usize {
+        self.args.max_length.unwrap_or(self.config.max_positions)
+    }
+
+    /// Makes the folder, or checks that what it holds is of the same comparison.
+    fn begin(&self) -> Result<()> {
+        let path = self.args.output.join("compare.json");
+        let record = self.args.record(&self.device)?;
+        if path.exists() {
+            let known: Value = read_json(&path)?;
+            let differs = record.as_object().into_iter().flatten().find(|(key, value)| known.get(key) != Some(value));
+            if let Some((key, value)) = differs {
+                let was = known.get(key).unwrap_or(&Value::Null);
+                bail!(
+                    "{}: begun with {key} {was}, now {value}; name another --output, or give the same",
+                    path.display()
+                );
+            }
+            return Ok(());
+        }
+        output::create_new(&self.args.output)?;
+        Ok(output::write_file(&path, serde_json::to_string_pretty(&record)?)?)
+    }
+
+    fn settings(&self, arm: Arm) -> Settings {
+        let mut settings = arm.settings(&self.config);
+        if !matches!(arm, Arm::LoraNf4) {
+            settings.base = self.args.base;
+        }
+        if arm != Arm::Paper {
+            settings.epochs = self.args.epochs.unwrap_or(settings.epochs);
+            settings.batch = self.args.batch.unwrap_or(settings.batch);
+        }
+        settings.max_length = self.max_length();
+        settings
+    }
+
+    fn folder(&self, name: &str) -> PathBuf {
+        self.args.output.join(name)
+    }
+
+    fn train(&self) -> &Group {
+        &self.data.groups[0].1
+    }
+
+    /// The words of a group by layer.
+    fn words(
+        &self,
+        group: usize,
+        model: &Model,
+        adapters: Option<&Adapters>,
+        layers: &[Layer],
+    ) -> Result<BTreeMap<String, Words>> {
+        let all: Vec<_> = self.data.groups.iter().flat_map(|(_, g)| g.pairs.iter().cloned()).collect();
+        let probe = Probe::new(&self.data.groups[group].1, &all, POOLING)?;
+        let measured = probe.measure(model, adapters, layers)?;
+        Ok(layers.iter().zip(&measured).map(|(layer, a)| (layer.to_string(), Words::of(a))).collect())
+    }
+
+    fn load(&self, base: Base, parts: Parts) -> Result<Model> {
+        let options = Options { parts, base, compute: self.compute, device: &self.device, positions: self.positions };
+        Ok(load(&self.checkpoint, &self.config, options, |_| {})?)
+    }
+
+    fn whole(&self) -> Parts {
+        Parts { blocks: self.config.layers, final_norm: true, head: !self.text.is_empty() }
+    }
+
+    /// The untrained model at every layer; ranks are kept of those that an arm aims at.
+    fn base(&self, base: Base, arms: &[(Arm, Settings)]) -> Result<Measured> {
+        let folder = self.folder(&format!("base-{base}"));
+        if let Some(known) = finished(&folder)? {
+            return Ok(known);
+        }
+        let model = self.load(base, self.whole())?;
+        let layers: Vec<Layer> = (0..=self.config.layers).map(Layer::Hidden).chain([Layer::Final]).collect();
+        let mut targets: Vec<Layer> = arms.iter().map(|(_, s)| s.target).collect();
+        targets.sort_unstable();
+        targets.dedup();
+        let run = Run {
+            seed: 0,
+            learning_rate: None,
+            parameters: 0,
+            steps: 0,
+            final_loss: None,
+            seconds: 0.0,
+            memory: weight_bytes(&self.config, self.whole(), base),
+            collapsed: false,
+            dev: self.words(1, &model, None, &layers)?,
+            control: self.words(2, &model, None, &layers)?,
+            perplexity: self.perplexity(&model, None)?,
+            by_layer: BTreeMap::new(),
+        };
+        self.measure(&folder, run, &model, None, &layers, &targets)
+    }
+
+    /// Scores all data sets and writes what was found. Ranks are kept of the layers in `kept`.
+    fn measure(
+        &self,
+        folder: &Path,
+        mut run: Run,
+        model: &Model,
+        adapters: Option<&Adapters>,
+        layers: &[Layer],
+        kept: &[Layer],
+    ) -> Result<Measured> {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        let readings: Vec<Reading> = layers.iter().map(|&layer| Reading { layer, pooling: POOLING }).collect();
+        let path = folder.join("ranks.tsv");
+        let mut out = NewFile::create(&path)?;
+        out.write_all(ranks::HEADER.as_bytes())?;
+        let bar = common::progress(self.sets.iter().map(|(q, _)| q.texts()).sum(), "scoring");
+        for (i, (questions, views)) in self.sets.iter().enumerate() {
+            let vectors = questions.embed(model, adapters, &readings, |n| bar.inc(n as u64))?;
+            let judged = judge(&questions.collection, &vectors, views, &TREATMENTS, &HashMap::new())?;
+            if i == 0 && layers.len() > kept.len() {
+                run.by_layer = by_layer(&judged);
+            }
+            let is_kept = |j: &Judged| j.reading.is_some_and(|r| kept.contains(&r.layer));
+            let judged: Vec<Judged> = judged.into_iter().filter(is_kept).collect();
+            ranks::write(&questions.collection, &judged, &mut out)?;
+        }
+        bar.finish_and_clear();
+        out.commit()?;
+        // Last: a folder with this file is complete.
+        output::write_file(&folder.join("run.json"), serde_json::to_string(&run)?)?;
+        Ok((run, ranks::read(&path)?))
+    }
+
+    fn perplexity(&self, model: &Model, adapters: Option<&Adapters>) -> Result<Option<f64>> {
+        let texts: Vec<&[u32]> = self.text.iter().map(Vec::as_slice).collect();
+        Ok(if texts.is_empty() { None } else { Some(perplexity(model, adapters, &texts)?) })
+    }
+
+    /// Each rate with the development pairs' mean reciprocal rank after training at it, and the best.
+    fn choose_rate(&self, arm: Arm, settings: &Settings) -> Result<(Vec<(f64, f64)>, f64)> {
+        let mut tried = vec![];
+        for factor in &self.args.rates {
+            let rate = settings.learning_rate * factor;
+            let path = self.folder(&arm.to_string()).join(format!("rate-{rate:e}.json"));
+            let found = if path.exists() {
+                read_json::<f64>(&path)?
+            } else if self.args.rates.len() == 1 {
+                f64::NAN
+            } else {
+                let settings = Settings { learning_rate: rate, ..settings.clone() };
+                let trained = self.learn(arm, &settings, &[settings.target])?;
+                let words =
+                    self.words(1, &trained.trainer.model, trained.trainer.learner.adapters(), &[settings.target])?;
+                let found = words.values().map(Words::reciprocal_rank).sum();
+                std::fs::create_dir_all(self.folder(&arm.to_string()))?;
+                output::write_file(&path, serde_json::to_string(&found)?)?;
+                println!("{arm}, rate {rate:e}: dev MRR {found:.3}, {:.1} s", trained.seconds);
+                found
+            };
+            tried.push((rate, found));
+        }
+        let best = tried.iter().fold(tried[0], |best, other| if other.1 > best.1 { *other } else { best });
+        Ok((tried, best.0))
+    }
+
+    /// One seed of an arm, trained and measured, or read where it is there.
+    fn seed(&self, arm: Arm, settings: &Settings, learning_rate: f64, seed: u64) -> Result<Measured> {
+        let folder = self.folder(&format!("{arm}/seed-{seed}"));
+        if let Some(known) = finished(&folder)? {
+            return Ok(known);
+        }
+        let settings = Settings { learning_rate, seed, ..settings.clone() };
+        let layers =
+            if settings.target == Layer::Final { vec![Layer::Final] } else { vec![settings.target, Layer::Final] };
+        let trained = self.learn(arm, &settings, &layers)?;
+        let (model, adapters) = (&trained.trainer.model, trained.trainer.learner.adapters());
+        let run = Run {
+            seed,
+            learning_rate: Some(learning_rate),
+            parameters: trained.plan.parameters,
+            steps: trained.steps,
+            final_loss: trained.final_loss,
+            seconds: trained.seconds,
+            memory: trained.memory,
+            collapsed: trained.collapsed,
+            dev: self.words(1, model, adapters, &[settings.target])?,
+            control: self.words(2, model, adapters, &[settings.target])?,
+            perplexity: self.perplexity(model, adapters)?,
+            by_layer: BTreeMap::new(),
+        };
+        let measured = self.measure(&folder, run, model, adapters, &layers, &layers)?;
+        println!("{arm}, seed {seed}: loss {:.3}, {:.1} s", trained.final_loss.unwrap_or(f32::NAN), trained.seconds);
+        Ok(measured)
+    }
+
+    fn learn(&self, arm: Arm, settings: &Settings, layers: &[Layer]) -> Result<Trained> {
+        let train = arm.group(self.train());
+        let plan = Plan::new(settings, &self.config, layers)?;
+        let mut parts = plan.parts;
+        if layers.contains(&Layer::Final) && !self.text.is_empty() {
+            parts = self.whole();
+        }
+        let model = self.load(settings.base, parts)?;
+        let others = self.data.groups[1..].iter().flat_map(|(_, g)| &g.pairs);
+        let translations = Translations::new(train.pairs.iter().chain(others));
+        let learner = Learner::new(&plan, settings, &model)?;
+        let mut trainer = Trainer::with_learner(model, learner, settings, &plan, &train, translations)?;
+        let all: Vec<_> = self.data.groups.iter().flat_map(|(_, g)| g.pairs.iter().cloned()).collect();
+        let dev = Probe::new(&self.data.groups[1].1, &all, POOLING)?;
+        let bar = common::progress(run::total_steps(train.len(), settings), "training");
+        let (mut steps, mut final_loss) = (0, None);
+        let begin = Instant::now();
+        let collapse = run::run(&mut trainer, &train, Some(&dev), settings, |event| {
+            match event {
+                Event::Step(_) => {
+                    bar.inc(1);
+                    steps += 1;
+                }
+                Event::Epoch(epoch) => final_loss = epoch.mean_loss,
+                Event::Collapsed(_) => {}
+            }
+            Ok(run::Go::On)
+        })?;
+        bar.finish_and_clear();
+        let tokens = largest_batch(&train, settings.batch);
+        Ok(Trained {
+            seconds: begin.elapsed().as_secs_f64(),
+            memory: plan.memory(settings, &self.config, self.compute, tokens, train.tokens()).total(),
+            collapsed: collapse.is_some_and(|c| c.collapsed),
+            trainer,
+            plan,
+            steps,
+            final_loss,
+        })
+    }
+}
+
+/// A model that has learned, and what that took.
+struct Trained {
+    trainer: Trainer,
+    plan: Plan,
+    steps: usize,
+    final_loss: Option<f32>,
+    seconds: f64,
+    memory: usize,
+    collapsed: bool,
+}
+
+/// What a folder holds, where its run came to its end.
+fn finished(folder: &Path) -> Result<Option<Measured>> {
+    let path = folder.join("run.json");
+    Ok(if path.exists() { Some((read_json(&path)?, ranks::read(&folder.join("ranks.tsv"))?)) } else { None })
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+    serde_json::from_slice(&bytes)
+        .with_context(|| format!("{}: not what kiungo wrote; remove it to measure again", path.display()))
+}
+
+/// Mean accuracy@1 over English passages at each layer, by what was done to the vectors.
+fn by_layer(judged: &[Judged]) -> BTreeMap<String, Vec<(String, f64)>> {
+    let mut sums: BTreeMap<(String, Layer), (f64, f64)> = BTreeMap::new();
+    for j in judged.iter().filter(|j| j.view.family == Views::English && !j.within && !j.view.passages.contains('+')) {
+        let Some(reading) = j.reading else { continue };
+        let sum = sums.entry((j.treatment.to_string(), reading.layer)).or_default();
+        sum.0 += j.scores.mean(Metric::ACCURACY);
+        sum.1 += 1.0;
+    }
+    let mut all: BTreeMap<String, Vec<(String, f64)>> = BTreeMap::new();
+    for ((treatment, layer), (sum, n)) in sums {
+        all.entry(treatment).or_default().push((layer.to_string(), sum / n));
+    }
+    all
+}

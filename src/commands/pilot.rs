@@ -1,0 +1,257 @@
+//! `kiungo pilot`: where in a model words of two languages lie together, before any training.
+
+use super::common::{self, Compute, DeviceChoice};
+use super::train::data::{Data, Sources};
+use crate::formats::output;
+use crate::formats::safetensors::Checkpoint;
+use crate::formats::tokenizer::{Bos, Encoding, Tokenizer};
+use crate::formats::weights::{Options, load};
+use crate::llama::config::Config;
+use crate::llama::model::Base;
+use crate::llama::{Layer, Parts};
+use crate::ops::pooling::Pooling;
+use crate::report::plot::LineChart;
+use crate::report::{Report, Section, Table};
+use crate::retrieval::pilot::{States, importance, most_important, states};
+use crate::retrieval::scores::Metric;
+use crate::retrieval::words::Alignment;
+use crate::training::evaluate::Probe;
+use crate::training::settings::{Method, Preset, Settings};
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Show, layer by layer, how the pairs' words lie, with shuffled pairs beside them, and which blocks change most
+///
+/// Cosines and word retrieval are of the pairs to learn from, the layer that is recommended is chosen on the development
+/// pairs. Blocks' importance is 1 - CKA of the last token's state before and behind them (arXiv 2602.05988).
+#[derive(Args)]
+pub struct Pilot {
+    /// Folder of a Llama in Hugging Face's layout
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Pairs: .tsv, .csv or .jsonl, source then target
+    #[arg(long, value_name = "FILE")]
+    pairs: PathBuf,
+    /// Pairs to choose the layer by [default: a tenth of the pairs]
+    #[arg(long, value_name = "FILE")]
+    dev: Option<PathBuf>,
+    /// Texts for the blocks' importance, one a line; the first 512 are read [default: the pairs' words]
+    #[arg(long, value_name = "FILE")]
+    texts: Option<PathBuf>,
+    /// Blocks to name as the most important [default: half of them]
+    #[arg(long, value_name = "N")]
+    top: Option<usize>,
+    /// How the weights are held: f32, bf16, nf4 or nf4-double
+    #[arg(long, value_name = "NAME", default_value_t = Base::Bf16)]
+    base: Base,
+    /// auto, cpu or cuda
+    #[arg(long, value_name = "NAME", default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+    /// Precision of activations: f32 or bf16 [f32 on the CPU, bf16 on a GPU]
+    #[arg(long, value_name = "NAME")]
+    compute: Option<Compute>,
+    /// Write the report as HTML
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Texts that importance is computed from: their products are a square matrix.
+const TEXTS: usize = 512;
+
+/// What one layer is like.
+struct Row {
+    layer: Layer,
+    /// The pairs with the sink in the mean, and without.
+    with_sink: Alignment,
+    without: Alignment,
+    dev: Alignment,
+    states: States,
+}
+
+impl Pilot {
+    pub fn run(self) -> Result<()> {
+        let config = Config::open(&self.model)?;
+        let tokenizer = Tokenizer::open(&self.model, &config)?;
+        let encode = Encoding { tokenizer: &tokenizer, bos: Bos::Add, max_length: config.max_positions };
+        // A control group is neither needed nor read: with --dev alone, the rest are the pairs.
+        let sources = Sources::named(&self.model, &self.pairs, self.dev.as_deref(), None);
+        let settings = Settings { batch: 2, ..Settings::preset(Preset::Clean, Method::Lora, &config) };
+        let data = Data::read(&sources, &encode, &settings)?;
+        let texts = self.texts(&encode, &data)?;
+        let longest = texts.iter().map(Vec::len).chain([data.longest()]).max().unwrap_or(1);
+
+        let device = common::open_device(self.device)?;
+        let compute = Compute::or_default(self.compute, &device);
+        let parts = Parts { blocks: config.layers, final_norm: true, head: false };
+        let options = Options { parts, base: self.base, compute, device: &device, positions: longest };
+        let model = load(&Checkpoint::open(&self.model)?, &config, options, |_| {})?;
+        let layers: Vec<Layer> = (0..=config.layers).map(Layer::Hidden).chain([Layer::Final]).collect();
+        let all: Vec<_> = data.groups.iter().flat_map(|(_, g)| g.pairs.iter().cloned()).collect();
+        let measure = |group: usize, pooling| -> Result<Vec<Alignment>> {
+            Ok(Probe::new(&data.groups[group].1, &all, pooling)?.measure(&model, None, &layers)?)
+        };
+        let (with_sink, without) = (measure(0, Pooling::Mean)?, measure(0, Pooling::MeanNoSink)?);
+        let dev = measure(1, Pooling::MeanNoSink)?;
+        let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+        let states = states(&model, &texts, &layers)?;
+        let zipped = layers.iter().zip(with_sink).zip(without).zip(dev).zip(states);
+        let rows: Vec<Row> = zipped
+            .map(|((((&layer, with_sink), without), dev), states)| Row { layer, with_sink, without, dev, states })
+            .collect();
+        self.tell(&rows, &config)
+    }
+
+    fn texts(&self, encode: &Encoding, data: &Data) -> Result<Vec<Vec<u32>>> {
+        let Some(path) = &self.texts else {
+            let group = &data.groups[0].1;
+            return Ok(group.sources.iter().chain(&group.targets).take(TEXTS).cloned().collect());
+        };
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let lines = text.lines().filter(|line| !line.trim().is_empty()).take(TEXTS);
+        let texts: Vec<Vec<u32>> = lines.map(|line| Ok(encode.ids(line, &mut 0)?)).collect::<Result<_>>()?;
+        ensure!(texts.len() > 1, "{}: at least two lines are needed", path.display());
+        Ok(texts)
+    }
+
+    fn tell(&self, rows: &[Row], config: &Config) -> Result<()> {
+        // `final` is the last block's output here; what it is without the norm is not compared.
+        let (numbered, last) = rows.split_at(config.layers);
+        let behind: Vec<States> = numbered.iter().chain(&last[1..]).map(|row| row.states.clone()).collect();
+        let importance = importance(&behind);
+        let top = most_important(&importance, self.top.unwrap_or(config.layers / 2).min(config.layers));
+        let best = recommended(rows);
+        if self.json {
+            let value = json!({
+                "recommended": best.layer, "blocks": top, "importance": importance,
+                "layers": rows.iter().map(as_json).collect::<Vec<_>>(),
+            });
+            println!("{}", serde_json::to_string_pretty(&value)?);
+            return Ok(());
+        }
+        let report = report(rows, best, &importance, &top)?;
+        if let Some(path) = &self.report {
+            output::write_file(path, report.to_html())?;
+        }
+        print!("{}", report.to_text());
+        Ok(())
+    }
+}
+
+/// Word retrieval in both directions, as one number.
+fn reciprocal_rank(a: &Alignment) -> f64 {
+    let mrr = Metric::ReciprocalRank(usize::MAX);
+    (a.to_target.mean(mrr) + a.to_source.mean(mrr)) / 2.0
+}
+
+/// The layer at which the development pairs find each other best. The embedding's output, behind no block, has nothing that
+/// adapters could change.
+fn recommended(rows: &[Row]) -> &Row {
+    let score = |row: &&Row| reciprocal_rank(&row.dev);
+    let behind_blocks = rows.iter().filter(|row| row.layer != Layer::Hidden(0));
+    behind_blocks.reduce(|best, row| if score(&row) > score(&best) { row } else { best }).unwrap_or(&rows[0])
+}
+
+fn as_json(row: &Row) -> serde_json::Value {
+    let words = |a: &Alignment| {
+        json!({
+            "pair_cosine": a.pair_cosine, "shuffled_cosine": a.shuffled_cosine,
+            "precision_at_1": [a.to_target.mean(Metric::ACCURACY), a.to_source.mean(Metric::ACCURACY)],
+            "mrr": reciprocal_rank(a),
+        })
+    };
+    json!({
+        "layer": row.layer, "with_sink": words(&row.with_sink), "without_sink": words(&row.without), "dev": words(&row.dev),
+        "sink_norm": row.states.sink_norm, "other_norm": row.states.other_norm,
+    })
+}
+
+fn report(rows: &[Row], best: &Row, importance: &[f64], top: &[usize]) -> Result<Report> {
+    let second = rows.iter().find(|row| row.layer == Layer::Hidden(2));
+    let blocks: Vec<String> = top.iter().map(usize::to_string).collect();
+    let mut verdict = format!(
+        "Recommended target: {}, where the development pairs find each other best (MRR {:.3}; a pair's cosine {:.3}, of shuffled pairs {:.3}).",
+        best.layer,
+        reciprocal_rank(&best.dev),
+        best.dev.pair_cosine,
+        best.dev.shuffled_cosine
+    );
+    if let Some(row) = second {
+        verdict += &format!(
+            " With the first token in the mean, pairs at layer 2 have a cosine of {:.5}, and shuffled pairs of {:.5}: what arXiv 2506.15415 reports as 0.99998 there is the first token's state, {:.0} times as long as the others and the same for every text.",
+            row.with_sink.pair_cosine,
+            row.with_sink.shuffled_cosine,
+            row.states.sink_norm / row.states.other_norm.max(f64::MIN_POSITIVE)
+        );
+    }
+    let mut table = Table::new([
+        "layer",
+        "cosine",
+        "shuffled",
+        "gap",
+        "P@1 to target",
+        "to source",
+        "MRR",
+        "dev MRR",
+        "with sink: cosine",
+        "shuffled",
+        "MRR",
+        "sink's norm",
+        "others' norm",
+    ]);
+    for row in rows {
+        let (a, s) = (&row.without, &row.with_sink);
+        let numbers = [
+            a.pair_cosine,
+            a.shuffled_cosine,
+            a.pair_cosine - a.shuffled_cosine,
+            a.to_target.mean(Metric::ACCURACY),
+            a.to_source.mean(Metric::ACCURACY),
+            reciprocal_rank(a),
+            reciprocal_rank(&row.dev),
+        ];
+        let cells = std::iter::once(row.layer.to_string()).chain(numbers.map(|x| format!("{x:.3}")));
+        let cells = cells.chain([s.pair_cosine, s.shuffled_cosine].map(|x| format!("{x:.5}")));
+        let norms = [row.states.sink_norm, row.states.other_norm].map(|x| format!("{x:.1}"));
+        table.row(cells.chain([format!("{:.3}", reciprocal_rank(s))]).chain(norms));
+    }
+    let mut blocks_table = Table::new(["block", "1 - CKA", "among the first"]);
+    for (block, value) in importance.iter().enumerate() {
+        let chosen = if top.contains(&block) { "yes" } else { "" };
+        blocks_table.row([block.to_string(), format!("{value:.4}"), chosen.into()]);
+    }
+    let points = |of: fn(&Row) -> f64| {
+        rows.iter().filter_map(move |row| match row.layer {
+            Layer::Hidden(n) => Some((n as f64, of(row))),
+            Layer::Final => None,
+        })
+    };
+    let cosines = LineChart::new("Cosine by layer, without the first token", "blocks run", "cosine")
+        .series("pairs", points(|row| row.without.pair_cosine))
+        .series("shuffled pairs", points(|row| row.without.shuffled_cosine));
+    let retrieval = LineChart::new("Word retrieval by layer", "blocks run", "MRR")
+        .series("without the first token", points(|row| reciprocal_rank(&row.without)))
+        .series("with it", points(|row| reciprocal_rank(&row.with_sink)))
+        .series("development pairs", points(|row| reciprocal_rank(&row.dev)));
+    let mut report = Report::new("kiungo pilot", verdict);
+    report.sections.push(
+        Section::new("Layers")
+            .text("A layer is a number of blocks. Retrieval is among the group's distinct words; a tie counts as wrong. Cosines alone say nothing: those of shuffled pairs rise with them.")
+            .table(table)
+            .figure(cosines.draw()?)
+            .figure(retrieval.include_zero().draw()?),
+    );
+    report.sections.push(
+        Section::new("Blocks")
+            .text(format!(
+                "What changes most, by the last token's states; for adapters there: --blocks {}.",
+                blocks.join(",")
+            ))
+            .table(blocks_table),
+    );
+    Ok(report)
+}

@@ -1,0 +1,80 @@
+//! `kiungo compare` on the built-in model, words and questions.
+
+use assert_cmd::Command;
+use kiungo::training::builtin;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+fn compare(folder: &Path, arguments: &[&str]) -> std::process::Output {
+    let mut command = Command::cargo_bin("kiungo").unwrap();
+    command.current_dir(folder).args([
+        "compare",
+        "--device",
+        "cpu",
+        "--model",
+        "in/model",
+        "--pairs",
+        "in/words.sw-en.tsv",
+    ]);
+    command.args([
+        "--data",
+        "in/xquad",
+        "--distractors",
+        "in/xquad",
+        "--base",
+        "f32",
+        "--output",
+        "out",
+        "--text",
+        "text",
+    ]);
+    command.args(["--seeds", "2", "--rates", "1,3", "--epochs", "2"]).args(arguments).output().unwrap()
+}
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    builtin::write_to(&folder.path().join("in"), builtin::SEED).unwrap();
+    fs::write(folder.path().join("text"), "maji ni uhai\nwater is life\n").unwrap();
+    folder
+}
+
+#[test]
+fn an_interrupted_comparison_goes_on_to_the_same_findings() {
+    let folder = folder();
+    let arms = ["--arms", "lora@2,full-blocks@2,full@final,shuffled"];
+    let output = compare(folder.path(), &arms);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let out = folder.path().join("out");
+    let read = |name: &str| fs::read_to_string(out.join(name)).unwrap();
+    let (first, csv) = (read("findings.json"), read("findings.csv"));
+    let findings: Value = serde_json::from_str(&first).unwrap();
+    assert_eq!(findings["primary"]["paragraphs"], "en");
+    // English passages with and without distractors, own ones; each plain, centred and cross-fitted.
+    assert_eq!(findings["gains"].as_array().unwrap().len(), 4 * 9);
+    assert_eq!(csv.lines().count(), 1 + 4 * 9);
+    for gain in findings["gains"].as_array().unwrap() {
+        let value = |path: [&str; 2]| gain[path[0]][path[1]].as_f64().unwrap();
+        let difference = value(["accuracy", "value"]) - value(["base", "value"]);
+        assert!((gain["gain"]["estimate"]["value"].as_f64().unwrap() - difference).abs() < 1e-12, "{gain}");
+    }
+    assert!(findings["verdict"].as_str().unwrap().contains("lora@2 less full@final"));
+    let run: Value = serde_json::from_str(&read("full-blocks@2/seed-1/run.json")).unwrap();
+    let whole: Value = serde_json::from_str(&read("full@final/seed-1/run.json")).unwrap();
+    assert!(run["perplexity"].as_f64().unwrap() > 1.0 && whole["parameters"].as_u64() > run["parameters"].as_u64());
+    assert!(read("report.html").contains("<svg") && read("report.txt").contains("By language"));
+
+    // Two runs are lost, one of them half written.
+    fs::remove_dir_all(out.join("lora@2/seed-0")).unwrap();
+    fs::remove_file(out.join("full@final/seed-1/run.json")).unwrap();
+    fs::remove_file(out.join("findings.json")).unwrap();
+    assert!(compare(folder.path(), &arms).status.success());
+    assert_eq!(read("findings.json"), first);
+
+    let other = compare(folder.path(), &["--batch", "32"]);
+    let error = String::from_utf8_lossy(&other.stderr).lines().last().unwrap().to_string();
+    assert_eq!(
+        error,
+        "error: out/compare.json: begun with batch null, now 32; name another --output, or give the same"
+    );
+}
