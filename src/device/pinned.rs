@@ -31,18 +31,13 @@ impl Pinned {
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), (self.host as *mut u8).add(at), data.len()) }
     }
 
-    /// Its first bytes, to write. Nothing that was launched may be reading them still.
+    /// Some of its bytes, to write. Nothing that was launched may be reading them still.
     ///
     /// Panics beyond the end.
-    pub fn bytes_mut(&mut self, bytes: usize) -> &mut [u8] {
-        assert!(bytes <= self.bytes, "{bytes} of {} pinned bytes", self.bytes);
+    pub fn bytes_mut(&mut self, at: usize, bytes: usize) -> &mut [u8] {
+        assert!(at + bytes <= self.bytes, "{bytes} bytes at {at} of {} pinned ones", self.bytes);
         // SAFETY: inside the allocation, which lives as long as `self` and was written when it was made.
-        unsafe { std::slice::from_raw_parts_mut(self.host as *mut u8, bytes) }
-    }
-
-    /// Copies its first bytes to a device address of the caller's, behind what was launched before; returns at once.
-    pub(crate) fn upload_first(&self, bytes: usize, to: u64) -> Result<(), DeviceError> {
-        self.upload(0, bytes, to)
+        unsafe { std::slice::from_raw_parts_mut((self.host as *mut u8).add(at), bytes) }
     }
 
     /// A word that a kernel may be about to write, as it is now. What is read after it is as new as it is.
@@ -56,8 +51,8 @@ impl Pinned {
         word
     }
 
-    /// Copies some of it to a tensor, behind what was launched before; returns at once.
-    fn upload(&self, at: usize, bytes: usize, to: u64) -> Result<(), DeviceError> {
+    /// Copies some of it to a device address, behind what was launched before; returns at once.
+    pub(crate) fn upload(&self, at: usize, bytes: usize, to: u64) -> Result<(), DeviceError> {
         assert!(at + bytes <= self.bytes, "{bytes} bytes at {at} of {} pinned ones", self.bytes);
         self.gpu.upload_pinned(self.host + at as u64, to, bytes)
     }

@@ -36,6 +36,19 @@ pub fn read(
     shape: [usize; 2],
     device: &Device,
 ) -> Result<Nf4Tensor, CheckpointError> {
+    let scales = scales(checkpoint, weight, shape, device)?;
+    let codes = checkpoint.read_bytes(weight)?;
+    Ok(Nf4Tensor { shape, codes: Tensor::from_vec(device, codes, &[shape[0] * shape[1] / 2])?, scales })
+}
+
+/// The scales of such a weight alone, once all is checked that can be without its codes: they are the `out * in / 2` bytes
+/// of the tensor itself.
+pub fn scales(
+    checkpoint: &Checkpoint,
+    weight: &str,
+    shape: [usize; 2],
+    device: &Device,
+) -> Result<Scales, CheckpointError> {
     let reader = Reader { checkpoint, weight };
     let state = reader.state()?;
     if state.shape != shape {
@@ -47,18 +60,17 @@ pub fn read(
     }
     reader.check_levels()?;
     // The codes may be stored under any type; their bytes are the same.
-    let codes = checkpoint.read_bytes(weight)?;
-    if codes.len() != values / 2 {
-        return Err(reader.error(format!("{} bytes of codes, expected {}", codes.len(), values / 2)));
+    let codes = checkpoint.tensor(weight)?.bytes();
+    if codes != values / 2 {
+        return Err(reader.error(format!("{codes} bytes of codes, expected {}", values / 2)));
     }
-    let scales = match state.nested {
+    match state.nested {
         None => {
             let absmax = reader.floats("absmax", values / BLOCK)?;
-            Scales::Plain { absmax: Tensor::from_vec(device, absmax, &[values / BLOCK])? }
+            Ok(Scales::Plain { absmax: Tensor::from_vec(device, absmax, &[values / BLOCK])? })
         }
-        Some(offset) => reader.double(values / BLOCK, offset, device)?,
-    };
-    Ok(Nf4Tensor { shape, codes: Tensor::from_vec(device, codes, &[values / 2])?, scales })
+        Some(offset) => reader.double(values / BLOCK, offset, device),
+    }
 }
 
 /// What the JSON text says, as far as it is used.

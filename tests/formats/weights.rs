@@ -3,6 +3,7 @@
 use super::words;
 use crate::support::gpus;
 use kiungo::device::{DType, Device, Tensor};
+use kiungo::formats::nf4;
 use kiungo::formats::random::{self, write};
 use kiungo::formats::safetensors::{Checkpoint, TensorLayout, write_safetensors};
 use kiungo::formats::weights::{Options, Transfer, load, load_with};
@@ -109,6 +110,22 @@ fn what_is_drawn_is_what_is_written() {
             let options = options(&device, base, WHOLE);
             let read = load(&checkpoint, &config(), options, |_| {}).unwrap();
             assert_same(&format!("{base} on {device}"), &model(&config(), options, 7).unwrap(), &read);
+        }
+    }
+}
+
+/// Codes that bitsandbytes made come as they are.
+#[test]
+fn a_gpu_reads_a_quantised_folder_as_the_cpu_does() {
+    for (double, base) in [(false, Base::Nf4), (true, Base::Nf4Double)] {
+        let folder = tempfile::tempdir().unwrap();
+        let dense = written(&folder.path().join("dense"), Stored::Bf16, &Device::Cpu);
+        let whole = load(&dense, &config(), options(&Device::Cpu, base, WHOLE), |_| {}).unwrap();
+        nf4::write_model(&folder.path().join("nf4"), &whole, &dense, double).unwrap();
+        let checkpoint = Checkpoint::open(&folder.path().join("nf4")).unwrap();
+        for device in std::iter::once(Device::Cpu).chain(gpus()) {
+            let found = load_with(&checkpoint, &config(), options(&device, base, WHOLE), SMALL, |_| {}).unwrap();
+            assert_same(&format!("{base} on {device}"), &found, &whole);
         }
     }
 }

@@ -173,6 +173,12 @@ impl Checkpoint {
         self.shards[info.shard].path.clone()
     }
 
+    /// Where a tensor's bytes lie, to read them piece by piece.
+    pub fn extent(&self, name: &str) -> Result<Extent<'_>> {
+        let info = self.tensor(name)?;
+        Ok(Extent { shard: &self.shards[info.shard], start: info.start, bytes: info.bytes })
+    }
+
     /// Where a tensor of floats lies, to read it piece by piece.
     pub fn floats(&self, name: &str) -> Result<Floats<'_>> {
         let info = self.tensor(name)?;
@@ -185,7 +191,7 @@ impl Checkpoint {
                 return Err(CheckpointError::DType { path, tensor: name.into(), expected: "F32, F16 or BF16", found });
             }
         };
-        Ok(Floats { shard: &self.shards[info.shard], start: info.start, count: info.bytes / stored.size(), stored })
+        Ok(Floats { extent: self.extent(name)?, count: info.bytes / stored.size(), stored })
     }
 
     fn read_float<T: Float>(&self, name: &str) -> Result<Vec<T>> {
@@ -232,11 +238,27 @@ impl Checkpoint {
     }
 }
 
+/// Where a tensor lies in a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent<'a> {
+    shard: &'a Shard,
+    start: usize,
+    /// Its bytes.
+    pub bytes: usize,
+}
+
+impl Extent<'_> {
+    /// Fills `to` from byte `at` on. A file that has become shorter since it was opened is an error.
+    pub fn read(&self, at: usize, to: &mut [u8]) -> Result<()> {
+        self.shard.read(self.start + at, to)
+    }
+}
+
 /// Where a tensor of floats lies in a file.
 #[derive(Clone, Copy, Debug)]
 pub struct Floats<'a> {
-    shard: &'a Shard,
-    start: usize,
+    /// Its place.
+    pub extent: Extent<'a>,
     /// Elements.
     pub count: usize,
     /// Their type.
@@ -244,8 +266,8 @@ pub struct Floats<'a> {
 }
 
 impl Floats<'_> {
-    /// Fills `bytes` from element `first` on. A file that has become shorter since it was opened is an error.
-    pub fn read(&self, first: usize, bytes: &mut [u8]) -> Result<()> {
-        self.shard.read(self.start + first * self.stored.size(), bytes)
+    /// Fills `bytes` from element `first` on.
+    fn read(&self, first: usize, bytes: &mut [u8]) -> Result<()> {
+        self.extent.read(first * self.stored.size(), bytes)
     }
 }

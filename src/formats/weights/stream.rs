@@ -7,7 +7,7 @@
 use super::{LoadError, Options};
 use crate::device::{DType, Device, DeviceError, Gpu, Mark, Pinned, Tensor};
 use crate::formats::nf4;
-use crate::formats::safetensors::{Checkpoint, Floats};
+use crate::formats::safetensors::{Checkpoint, Extent};
 use crate::llama::Parts;
 use crate::llama::config::Config;
 use crate::llama::model::{Base, Model, Weights, names};
@@ -45,20 +45,21 @@ impl Transfer {
     /// Bytes that reading takes on the GPU beside the weights themselves.
     pub fn device_bytes(&self, checkpoint: &Checkpoint, config: &Config, parts: Parts, base: Base) -> usize {
         let scratch = if base.is_quantised() { scratch_bytes(checkpoint, *self) } else { 0 };
-        let buffers = self.threads.max(1) * self.buffers.max(1) * (self.buffer(self.bytes) + self.buffer(scratch));
+        let buffers =
+            self.threads.max(1) * self.buffers.max(1) * (Transfer::buffer(self.bytes) + Transfer::buffer(scratch));
         let linear = config.block_parameters() - 2 * config.hidden_size;
         let absmax = if base == Base::Nf4Double { parts.blocks * linear / BLOCK * size_of::<f32>() } else { 0 };
         buffers + absmax
     }
 
-    /// A buffer holds a block of NF4 at least.
-    fn buffer(&self, bytes: usize) -> usize {
-        bytes.max(BLOCK * size_of::<f32>())
+    /// A buffer holds a block of NF4 at least, and keeps the next one aligned.
+    fn buffer(bytes: usize) -> usize {
+        bytes.max(1).next_multiple_of(BLOCK * size_of::<f32>())
     }
 
-    /// Values of a piece: whole blocks of NF4.
-    fn values(&self, stored: Stored) -> usize {
-        (self.bytes / stored.size() / BLOCK).max(1) * BLOCK
+    /// Values of a piece, of `size` bytes each: whole blocks of NF4.
+    fn values(&self, size: usize) -> usize {
+        (self.bytes / size / BLOCK).max(1) * BLOCK
     }
 }
 
@@ -109,21 +110,42 @@ fn scratch_bytes(checkpoint: &Checkpoint, transfer: Transfer) -> usize {
 /// A tensor to fill.
 struct Job<'a> {
     name: String,
-    floats: Floats<'a>,
+    extent: Extent<'a>,
     target: Target,
 }
 
-/// Where values go: device addresses of a tensor that the model holds.
+/// Where values go, and what they are in the file: device addresses of a tensor that the model holds.
 #[derive(Clone, Copy)]
 enum Target {
-    Dense { address: u64, dtype: DType },
-    Nf4 { codes: u64, absmax: u64 },
+    /// Bytes, as they are.
+    Codes {
+        address: u64,
+    },
+    Dense {
+        stored: Stored,
+        address: u64,
+        dtype: DType,
+    },
+    Nf4 {
+        stored: Stored,
+        codes: u64,
+        absmax: u64,
+    },
 }
 
 impl Target {
+    /// Bytes of a value in the file.
+    fn size(self) -> usize {
+        match self {
+            Target::Codes { .. } => 1,
+            Target::Dense { stored, .. } | Target::Nf4 { stored, .. } => stored.size(),
+        }
+    }
+
     /// The type that values must be finite in.
     fn dtype(self) -> DType {
         match self {
+            Target::Codes { .. } => DType::U8,
             Target::Dense { dtype, .. } => dtype,
             Target::Nf4 { .. } => DType::F32,
         }
@@ -140,11 +162,16 @@ struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    fn add(&mut self, name: &str, shape: &[usize], target: Target) -> Result<(), LoadError> {
-        self.checkpoint.expect_shape(name, shape)?;
-        let floats = self.checkpoint.floats(name)?;
-        self.jobs.push(Arc::new(Job { name: name.into(), floats, target }));
+    fn add(&mut self, name: &str, target: Target) -> Result<(), LoadError> {
+        let extent = self.checkpoint.extent(name)?;
+        self.jobs.push(Arc::new(Job { name: name.into(), extent, target }));
         Ok(())
+    }
+
+    /// The type of a tensor of floats that must have this shape.
+    fn stored(&self, name: &str, shape: &[usize]) -> Result<Stored, LoadError> {
+        self.checkpoint.expect_shape(name, shape)?;
+        Ok(self.checkpoint.floats(name)?.stored)
     }
 
     /// An error if a value was not finite.
@@ -174,8 +201,9 @@ impl Weights for Plan<'_> {
     type Error = LoadError;
 
     fn dense(&mut self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor, LoadError> {
+        let stored = self.stored(name, shape)?;
         let tensor = Tensor::uninitialized(self.options.device, dtype, shape)?;
-        self.add(name, shape, Target::Dense { address: tensor.address()?, dtype })?;
+        self.add(name, Target::Dense { stored, address: tensor.address()?, dtype })?;
         Ok(tensor)
     }
 
@@ -183,11 +211,15 @@ impl Weights for Plan<'_> {
         let Options { base, device, .. } = self.options;
         // What bitsandbytes left out of the quantisation is dense in such a checkpoint too.
         if nf4::is_quantised(self.checkpoint, name) {
-            return Ok(Weight::Nf4(nf4::read(self.checkpoint, name, shape, device)?));
+            let scales = nf4::scales(self.checkpoint, name, shape, device)?;
+            let codes = Tensor::uninitialized(device, DType::U8, &[shape[0] * shape[1] / 2])?;
+            self.add(name, Target::Codes { address: codes.address()? })?;
+            return Ok(Weight::Nf4(Nf4Tensor { shape, codes, scales }));
         }
         if !base.is_quantised() {
             return Ok(Weight::Dense(self.dense(name, &shape, base.dtype())?));
         }
+        let stored = self.stored(name, &shape)?;
         let weight = Nf4Tensor::empty(device, shape, base == Base::Nf4Double)?;
         let absmax = match &weight.scales {
             Scales::Plain { absmax } => absmax.address()?,
@@ -196,7 +228,7 @@ impl Weights for Plan<'_> {
                 self.absmax.entry(name.into()).or_insert(absmax).address()?
             }
         };
-        self.add(name, &shape, Target::Nf4 { codes: weight.codes.address()?, absmax })?;
+        self.add(name, Target::Nf4 { stored, codes: weight.codes.address()?, absmax })?;
         Ok(Weight::Nf4(weight))
     }
 }
@@ -221,9 +253,9 @@ fn hand_out<'a>(
 ) {
     for (place, job) in jobs.iter().enumerate() {
         progress(&job.name);
-        let step = transfer.values(job.floats.stored);
-        for first in (0..job.floats.count).step_by(step) {
-            let count = step.min(job.floats.count - first);
+        let (step, all) = (transfer.values(job.target.size()), job.extent.bytes / job.target.size());
+        for first in (0..all).step_by(step) {
+            let count = step.min(all - first);
             let piece = Piece { job: job.clone(), first, count, report: report.clone(), place };
             // Whoever stopped says why.
             if pieces.stopped.load(Ordering::Relaxed) || queue.send(piece).is_err() {
@@ -263,51 +295,50 @@ impl Pieces<'_> {
     }
 }
 
-/// A thread's stream and buffers.
+/// A thread's stream and buffers: few allocations, for each takes its time.
 struct Lane {
     gpu: Gpu,
-    buffers: Vec<Buffer>,
-    next: usize,
-}
-
-struct Buffer {
     host: Pinned,
-    /// The same bytes on the GPU.
-    stored: Tensor,
-    /// The values to quantise.
-    values: Tensor,
-    /// Behind the launches that use it.
-    busy: Mark,
+    /// For each buffer its bytes on the GPU, and the values to quantise.
+    device: Tensor,
+    /// Bytes of both.
+    sizes: [usize; 2],
+    /// Behind the launches that use each buffer.
+    busy: Vec<Mark>,
+    next: usize,
 }
 
 impl Lane {
     fn new(gpu: Gpu, transfer: Transfer, scratch: usize) -> Result<Lane, DeviceError> {
+        let (buffers, sizes) = (transfer.buffers.max(1), [transfer.bytes, scratch].map(Transfer::buffer));
         let device = Device::Cuda(gpu.clone());
-        let room = |bytes: usize| Tensor::uninitialized(&device, DType::U8, &[bytes]);
-        let buffer = |_| {
-            let bytes = transfer.buffer(transfer.bytes);
-            let (host, stored) = (Pinned::new(&gpu, bytes)?, room(bytes)?);
-            let values = room(transfer.buffer(scratch))?;
-            Ok(Buffer { host, stored, values, busy: Mark::passed() })
-        };
-        let buffers = (0..transfer.buffers.max(1)).map(buffer).collect::<Result<_, DeviceError>>()?;
-        Ok(Lane { gpu, buffers, next: 0 })
+        Ok(Lane {
+            host: Pinned::new(&gpu, buffers * sizes[0])?,
+            device: Tensor::uninitialized(&device, DType::U8, &[buffers * (sizes[0] + sizes[1])])?,
+            busy: (0..buffers).map(|_| Mark::passed()).collect(),
+            gpu,
+            sizes,
+            next: 0,
+        })
     }
 
     /// Reads a piece and queues what the GPU does with it.
     fn send(&mut self, piece: &Piece) -> Result<(), LoadError> {
-        let Lane { gpu, buffers, next } = self;
-        let place = *next % buffers.len();
+        let Lane { gpu, host, device, sizes: [stored, scratch], busy, next } = self;
+        let place = *next % busy.len();
         *next += 1;
-        let Some(buffer) = buffers.get_mut(place) else { return Ok(()) };
-        buffer.busy.wait()?;
-        let Floats { stored, .. } = piece.job.floats;
-        let bytes = piece.count * stored.size();
-        piece.job.floats.read(piece.first, buffer.host.bytes_mut(bytes))?;
-        let address = buffer.stored.address()?;
-        buffer.host.upload_first(bytes, address)?;
-        fill(gpu, piece, &Tensor::borrowed(gpu, address, DType::U8, &[bytes]), buffer.values.address()?)?;
-        buffer.busy = gpu.mark()?;
+        let (at, address) = (place * *stored, device.address()? + (place * (*stored + *scratch)) as u64);
+        busy[place].wait()?;
+        let size = piece.job.target.size();
+        let bytes = piece.count * size;
+        piece.job.extent.read(piece.first * size, host.bytes_mut(at, bytes))?;
+        let address = match piece.job.target {
+            Target::Codes { address } => address + piece.first as u64,
+            _ => address,
+        };
+        host.upload(at, bytes, address)?;
+        fill(gpu, piece, &Tensor::borrowed(gpu, address, DType::U8, &[bytes]), address + *stored as u64)?;
+        busy[place] = gpu.mark()?;
         Ok(())
     }
 }
@@ -315,14 +346,15 @@ impl Lane {
 /// Converts or quantises a piece's bytes into its place in the model. `scratch` is the address of room for its values.
 fn fill(gpu: &Gpu, piece: &Piece, bytes: &Tensor, scratch: u64) -> Result<(), OpError> {
     let Piece { job, first, count, .. } = piece;
-    let stored = job.floats.stored;
     let mut report = piece.report.cell(gpu, piece.place)?;
     match job.target {
-        Target::Dense { address, dtype } => {
+        // They are where they belong.
+        Target::Codes { .. } => Ok(()),
+        Target::Dense { stored, address, dtype } => {
             let mut y = Tensor::borrowed(gpu, address + (first * dtype.size()) as u64, dtype, &[*count]);
             convert(bytes, stored, *first, &mut y, &mut report)
         }
-        Target::Nf4 { codes, absmax } => {
+        Target::Nf4 { stored, codes, absmax } => {
             let (shape, block) = ([count / BLOCK, BLOCK], first / BLOCK);
             let mut values = Tensor::borrowed(gpu, scratch, stored.exact(), &shape);
             convert(bytes, stored, *first, &mut values, &mut report)?;
