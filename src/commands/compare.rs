@@ -14,6 +14,7 @@ use crate::llama::model::{Base, Model};
 use crate::llama::plan::weight_bytes;
 use crate::llama::{Layer, Parts};
 use crate::ops::pooling::Pooling;
+use crate::report::{Section, Table};
 use crate::retrieval::embed::Reading;
 use crate::retrieval::questions::Questions;
 use crate::retrieval::ranks;
@@ -117,6 +118,7 @@ struct Lab {
     sets: Vec<(Questions, Vec<View>)>,
     text: Vec<Vec<u32>>,
     positions: usize,
+    checksums: BTreeMap<String, String>,
 }
 
 impl Compare {
@@ -151,7 +153,8 @@ impl Compare {
             arms.push(ArmRuns { arm: *arm, target, runs, base, rates });
         }
         let findings = Findings::new(&arms, &lab.sets[0].0.collection.name, &Bootstrap::default())?;
-        let report = findings.report(&arms, &notes)?;
+        let mut report = findings.report(&arms, &notes)?;
+        report.sections.push(lab.section()?);
         let out = &lab.args.output;
         output::write_file(&out.join("findings.json"), serde_json::to_string_pretty(&findings)?)?;
         output::write_file(&out.join("findings.csv"), csv(&findings.gains))?;
@@ -219,6 +222,7 @@ impl Lab {
             compute: Compute::or_default(args.compute, &device),
             checkpoint: Checkpoint::open(&args.model)?,
             positions: longest.unwrap_or(1),
+            checksums: sources.checksums()?,
             args,
             config,
             device,
@@ -232,10 +236,35 @@ impl Lab {
         self.args.max_length.unwrap_or(self.config.max_positions)
     }
 
+    /// What decides the results, with the checksums of all that is read.
+    fn record(&self) -> Result<Value> {
+        let mut record = self.args.record(&self.device)?;
+        record["checksums"] = json!(self.checksums);
+        let texts = self.sets.iter().map(|(set, _)| (set.collection.name.clone(), set.collection.identity()));
+        record["texts"] = json!(texts.collect::<BTreeMap<_, _>>());
+        record["weights"] = json!(self.checkpoint.identity()?);
+        Ok(record)
+    }
+
+    /// The same for the report, with the command.
+    fn section(&self) -> Result<Section> {
+        let mut table = Table::new(["setting", "value"]);
+        table.row(["command", &std::env::args().collect::<Vec<_>>().join(" ")]);
+        table.row(["seeds", &format!("0 to {}", self.args.seeds - 1)]);
+        for (name, value) in self.record()?.as_object().into_iter().flatten() {
+            match value {
+                Value::Null => {}
+                Value::String(text) => _ = table.row([name.replace('_', " "), text.clone()]),
+                other => _ = table.row([name.replace('_', " "), other.to_string()]),
+            }
+        }
+        Ok(Section::new("What was run").table(table))
+    }
+
     /// Makes the folder, or checks that what it holds is of the same comparison.
     fn begin(&self) -> Result<()> {
         let path = self.args.output.join("compare.json");
-        let record = self.args.record(&self.device)?;
+        let record = self.record()?;
         if path.exists() {
             let known: Value = read_json(&path)?;
             let differs = record.as_object().into_iter().flatten().find(|(key, value)| known.get(key) != Some(value));
@@ -366,7 +395,7 @@ impl Lab {
     fn choose_rate(&self, arm: Arm, settings: &Settings) -> Result<(Vec<(f64, f64)>, f64)> {
         let mut tried = vec![];
         for factor in &self.args.rates {
-            let rate = settings.learning_rate * factor;
+            let rate = three_digits(settings.learning_rate * factor);
             let path = self.folder(&arm.to_string()).join(format!("rate-{rate:e}.json"));
             let found = if path.exists() {
                 read_json::<f64>(&path)?
@@ -482,6 +511,11 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
     serde_json::from_slice(&bytes)
         .with_context(|| format!("{}: not what kiungo wrote; remove it to measure again", path.display()))
+}
+
+/// A rate as people write it: 3 times 2e-4 is 6e-4, not 6.000000000000001e-4.
+fn three_digits(rate: f64) -> f64 {
+    format!("{rate:.2e}").parse().unwrap_or(rate)
 }
 
 /// Mean accuracy@1 over English passages at each layer, by what was done to the vectors.

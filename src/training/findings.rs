@@ -377,8 +377,8 @@ impl Findings {
     }
 
     fn primary_section(&self, arms: &[ArmRuns]) -> Result<Section, ReportError> {
-        let mut table =
-            Table::new(["arm", "layer", "base", "accuracy@1", "gain", "p", "detectable", "seeds", "what it tells"]);
+        let mut table = Table::new(["arm", "layer", "base", "accuracy@1", "gain", "p", "detectable", "seeds"]);
+        let mut whys = Table::new(["arm", "what it tells"]);
         let title = format!("Accuracy@1, {}", self.primary.in_words());
         let mut chart = IntervalChart::new(title, "accuracy@1", ["base at the same layer", "after training"]);
         for g in arms.iter().filter_map(|a| self.of_arm(a.arm)) {
@@ -391,12 +391,12 @@ impl Findings {
                 format!("{:.4}", g.gain.p),
                 format!("{:.3}", g.gain.detectable),
                 g.gain.seeds.to_string(),
-                g.arm.why().into(),
             ]);
+            whys.row([g.arm.to_string(), g.arm.why().into()]);
             chart = chart.row(g.arm.to_string(), [Some(g.base), Some(g.accuracy)]);
         }
         let text = "The primary endpoint, fixed beforehand: all questions, at each arm's own target layer, not centred, against the base model at that layer, mean over languages. Intervals are 95 %, from resampled paragraphs and seeds; p is of a sign-flip permutation over paragraphs; detectable is the smallest true difference that such data would find four times in five.";
-        Ok(Section::new("Retrieval").text(text).table(table).figure(chart.draw()?))
+        Ok(Section::new("Retrieval").text(text).table(table).table(whys).figure(chart.draw()?))
     }
 
     fn language_section(&self, arms: &[ArmRuns]) -> Result<Section, ReportError> {
