@@ -182,7 +182,7 @@ fn report(rows: &[Row], best: &Row, importance: &[f64], top: &[usize]) -> Result
     );
     if let Some(row) = second {
         verdict += &format!(
-            " With the first token in the mean, pairs at layer 2 have a cosine of {:.5}, and shuffled pairs of {:.5}: what arXiv 2506.15415 reports as 0.99998 there is the first token's state, {:.0} times as long as the others and the same for every text.",
+            " With the first token in the mean, pairs at layer 2 have a cosine of {:.5}, and shuffled pairs of {:.5}: that token's state is the same in every text, and {:.0} times as long as the others. arXiv 2506.15415 takes this mean, and its 0.99998 at layer 2 has no shuffled pairs beside it.",
             row.with_sink.pair_cosine,
             row.with_sink.shuffled_cosine,
             row.states.sink_norm / row.states.other_norm.max(f64::MIN_POSITIVE)
