@@ -58,7 +58,6 @@ fn outputs(
     attention::forward(&q, &k, &v, &sequences, heads, &mut o, &mut lse).unwrap();
     let d_o = run.tensor(d_o, &queries);
     attention::backward(&d_o, &q, &k, &v, &o, &lse, &sequences, heads, &mut dq, &mut dk, &mut dv, &mut delta).unwrap();
-    assert!(delta.to_f32().unwrap().iter().all(|x| x.is_finite()), "delta of {lengths:?} on {device}");
     [o, lse, dq, dk, dv].map(|t| t.to_f32().unwrap())
 }
 

@@ -113,8 +113,8 @@ struct Many {
 }
 
 const MANY: [Many; 2] = [
-    Many { tokens: 256, step: 0.70, plain: "linear_gemm_sm90_nf4_256", double: "linear_gemm_sm90_nf4_double_256" },
-    Many { tokens: 128, step: 0.40, plain: "linear_gemm_sm90_nf4_128", double: "linear_gemm_sm90_nf4_double_128" },
+    Many { tokens: 256, step: 0.73, plain: "linear_gemm_sm90_nf4_256", double: "linear_gemm_sm90_nf4_double_256" },
+    Many { tokens: 128, step: 0.42, plain: "linear_gemm_sm90_nf4_128", double: "linear_gemm_sm90_nf4_double_128" },
 ];
 /// Blocks of a cluster, which share their tokens.
 const SHARES: usize = 2;
