@@ -226,6 +226,7 @@ typedef struct GemmSimtParams {
 /* Which elements dropout keeps (tile/philox.cuh); threshold 0 keeps all */
 typedef struct DropoutParams {
     uint64_t state;      /* StepState whose step counts, or 0: the one below */
+    uint64_t first;      /* index of the tensor's first element: it is a part of another one */
     uint32_t threshold;  /* an element is dropped where its 32 random bits are below */
     float scale;         /* of what is kept */
     uint32_t seed_low;

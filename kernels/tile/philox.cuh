@@ -20,7 +20,9 @@ __device__ __forceinline__ DropoutParams of_this_step(DropoutParams d) {
     return d;
 }
 
+// Of elements 4 quad to 4 quad + 3; `first` is a multiple of 4.
 __device__ __forceinline__ uint4 dropout_words(const DropoutParams& d, uint64_t quad) {
+    quad += d.first / 4;
     return philox(make_uint4((uint32_t)quad, (uint32_t)(quad >> 32), d.stream, d.step), make_uint2(d.seed_low, d.seed_high));
 }
 

@@ -51,12 +51,16 @@ pub struct StepDropout<'a> {
     pub seed: u64,
     /// Tells the step.
     pub state: &'a State,
+    /// The first token's place in the step's batch, where the pass is over a part of it.
+    pub first_token: usize,
 }
 
 impl StepDropout<'_> {
-    fn stream(&self, block: usize, projection: Projection) -> Dropout {
+    /// For the input of a layer, of so many columns.
+    fn stream(&self, block: usize, projection: Projection, columns: usize) -> Dropout {
         let stream = (block * Projection::ALL.len() + projection as usize) as u32;
-        Dropout { probability: self.probability, seed: self.seed, stream, step: 0 }
+        let first = (self.first_token * columns) as u64;
+        Dropout { probability: self.probability, seed: self.seed, stream, step: 0, first }
     }
 }
 
@@ -88,7 +92,7 @@ impl<'a> Adapted<'a> {
     /// The adapter of one linear layer.
     pub fn factors(&self, projection: Projection) -> Option<Factors<'a>> {
         let lora = self.factors[projection].as_ref()?;
-        let dropout = self.dropout.map(|d| d.stream(self.block, projection));
+        let dropout = self.dropout.map(|d| d.stream(self.block, projection, lora.a.columns()));
         let state = self.dropout.map(|d| d.state);
         Some(Factors { a: &lora.a, b: &lora.b, scale: self.scale, dropout, state })
     }

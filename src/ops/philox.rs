@@ -20,7 +20,7 @@ pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 
 /// Which elements of a tensor are dropped in one step.
 ///
-/// Element `i` takes word `i % 4` of the counter `(i / 4, stream, step)` under the key `seed`.
+/// Element `i`, counted from `first`, takes word `i % 4` of the counter `(i / 4, stream, step)` under the key `seed`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
     /// Share of the elements that are dropped, from 0 up to, but not including, 1.
@@ -31,6 +31,9 @@ pub struct Dropout {
     pub stream: u32,
     /// Tells steps apart.
     pub step: u32,
+    /// Where the tensor begins in a larger one that it is a part of: element `i` is that one's `first + i`. On a GPU a
+    /// multiple of 4.
+    pub first: u64,
 }
 
 impl Dropout {
@@ -46,6 +49,7 @@ impl Dropout {
 
     /// Whether element `index` is kept.
     pub fn keep(&self, index: u64) -> bool {
+        let index = self.first + index;
         self.words(index / 4)[(index % 4) as usize] >= self.threshold()
     }
 
@@ -58,7 +62,7 @@ impl Dropout {
 
     /// `to[i] = from[i] * scale` where element `first + i` is kept, else 0.
     pub fn apply(&self, first: u64, from: &[f32], to: &mut [f32]) {
-        let (threshold, scale) = (self.threshold(), self.scale());
+        let (threshold, scale, first) = (self.threshold(), self.scale(), self.first + first);
         let mut words = self.words(first / 4);
         for (i, (from, to)) in from.iter().zip(to).enumerate() {
             let index = first + i as u64;
@@ -82,6 +86,7 @@ impl Dropout {
             seed_high: (dropout.seed >> 32) as u32,
             stream: dropout.stream,
             step: dropout.step,
+            first: dropout.first,
         }
     }
 }

@@ -74,6 +74,14 @@ fn padding_step(tokens: usize) -> usize {
     (1 << tokens.max(1).ilog2()).max(LEAST_STEP * LEAST_STEP) / LEAST_STEP
 }
 
+/// The most tokens that a pass of a step can have: of a batch, or of a part of one.
+pub fn largest_pass(group: &Group, settings: &Settings) -> usize {
+    let Some(chunk) = settings.chunk else { return largest_batch(group, settings.batch) };
+    let mut lengths: Vec<usize> = group.sources.iter().chain(&group.targets).map(Vec::len).collect();
+    lengths.sort_unstable_by(|a, b| b.cmp(a));
+    lengths.iter().take(2 * chunk.min(settings.batch)).sum()
+}
+
 /// One step's input: the sources of its pairs, then their targets, packed.
 pub struct Batch {
     /// Where each sequence begins and ends.
@@ -84,18 +92,29 @@ pub struct Batch {
     pub pairs: usize,
     /// Rows that may belong to no sequence: the same for all batches that are padded to so many tokens.
     pub padding: Range<usize>,
+    /// Which of the batch's texts (the sources, then the targets) are selected: all, unless they are computed in parts.
+    pub texts: Range<usize>,
+    /// The place in the batch of the first token of those.
+    pub first_token: usize,
     /// Whether batches are padded.
     pads: bool,
+    /// Of all texts: their lengths, and the rows of their tokens.
+    lengths: Vec<usize>,
+    all_rows: Vec<u32>,
     excluded: Tensor,
     some_excluded: bool,
 }
 
 impl Batch {
-    /// Room for up to `pairs` pairs of up to `tokens` tokens together, with the padding if it `pads`.
+    /// Room for up to `pairs` pairs, of which up to `tokens` tokens are selected at once, with the padding if it `pads`.
     pub fn with_capacity(device: &Device, pairs: usize, tokens: usize, pads: bool) -> Result<Batch, OpError> {
         Ok(Batch {
             padding: 0..0,
+            texts: 0..0,
+            first_token: 0,
             pads,
+            lengths: vec![],
+            all_rows: vec![],
             sequences: Sequences::with_capacity(device, 2 * pairs, tokens)?,
             rows: Tensor::zeros(device, DType::U32, &[tokens])?,
             pairs: 0,
@@ -104,14 +123,18 @@ impl Batch {
         })
     }
 
-    /// Bytes of each of the tensors that [`Batch::set`] stages.
-    pub fn staged_bytes(pairs: usize, tokens: usize) -> impl Iterator<Item = usize> {
-        let own = [tokens * size_of::<u32>(), pairs * pairs];
-        Sequences::staged_bytes(2 * pairs, tokens).into_iter().chain(own)
+    /// Bytes of what [`Batch::set`] stages.
+    pub fn staged_bytes(pairs: usize) -> usize {
+        pairs * pairs
     }
 
-    /// Packs pairs of a group. `first_rows` maps a text (sources, then targets) to its first row in a table of
-    /// cached states; without it, rows are token ids.
+    /// Bytes of each of the tensors that [`Batch::select`] stages.
+    pub fn selected_bytes(texts: usize, tokens: usize) -> impl Iterator<Item = usize> {
+        Sequences::staged_bytes(texts, tokens).into_iter().chain([tokens * size_of::<u32>()])
+    }
+
+    /// Takes pairs of a group, of which [`Batch::select`] then packs some or all texts. `first_rows` maps a text of the
+    /// group (sources, then targets) to its first row in a table of cached states; without it, rows are token ids.
     pub fn set(
         &mut self,
         staging: &mut Staging,
@@ -126,19 +149,13 @@ impl Batch {
                 .map(|&i| (i, &group.sources[i]))
                 .chain(pairs.iter().map(|&i| (i + group.len(), &group.targets[i])))
         };
-        let lengths: Vec<usize> = texts().map(|(_, ids)| ids.len()).collect();
-        let mut rows: Vec<u32> = match first_rows {
+        self.lengths = texts().map(|(_, ids)| ids.len()).collect();
+        self.all_rows = match first_rows {
             None => texts().flat_map(|(_, ids)| ids.iter().copied()).collect(),
             Some(first) => {
                 texts().flat_map(|(text, ids)| (0..ids.len()).map(move |t| (first[text] + t) as u32)).collect()
             }
         };
-        let padded = self.pad(&lengths);
-        // Padding reads what some sequence reads, so that nothing else can go wrong in it.
-        rows.resize(padded.map_or(rows.len(), |p| p.tokens), rows.first().copied().unwrap_or(0));
-        self.sequences.set_padded(staging, &lengths, padded)?;
-        self.rows.set_rows(rows.len())?;
-        staging.write(&rows, &mut self.rows)?;
         let excluded = translations.excluded(group, pairs);
         self.some_excluded = excluded.is_some();
         if let Some(mask) = excluded {
@@ -147,6 +164,27 @@ impl Batch {
         }
         self.pairs = pairs.len();
         Ok(())
+    }
+
+    /// Packs some of the batch's texts: what the next pass is over.
+    pub fn select(&mut self, staging: &mut Staging, texts: Range<usize>) -> Result<(), OpError> {
+        let first: usize = self.lengths[..texts.start].iter().sum();
+        let lengths = self.lengths[texts.clone()].to_vec();
+        let tokens: usize = lengths.iter().sum();
+        let mut rows = self.all_rows[first..first + tokens].to_vec();
+        let padded = self.pad(&lengths);
+        // Padding reads what some sequence reads, so that nothing else can go wrong in it.
+        rows.resize(padded.map_or(tokens, |p| p.tokens), rows.first().copied().unwrap_or(0));
+        self.sequences.set_padded(staging, &lengths, padded)?;
+        self.rows.set_rows(rows.len())?;
+        staging.write(&rows, &mut self.rows)?;
+        (self.texts, self.first_token) = (texts, first);
+        Ok(())
+    }
+
+    /// Whether all texts are selected.
+    pub fn is_whole(&self) -> bool {
+        self.texts.len() == 2 * self.pairs
     }
 
     fn pad(&mut self, lengths: &[usize]) -> Option<Padded> {

@@ -8,6 +8,8 @@ use crate::ops::{Result, cosine, infonce, pairs, pooling, triplet};
 /// Buffers for batches of up to some number of pairs.
 pub struct Objective {
     pooled: Tensor,
+    /// Of the texts of a pass over a part of a batch: their vectors, then those's gradients.
+    part: Tensor,
     unit: Tensor,
     norm: Tensor,
     dunit: Tensor,
@@ -18,11 +20,12 @@ pub struct Objective {
 }
 
 impl Objective {
-    /// For `pairs` pairs of vectors of `hidden` values.
-    pub fn new(device: &Device, pairs: usize, hidden: usize) -> std::result::Result<Objective, DeviceError> {
+    /// For `pairs` pairs of vectors of `hidden` values, and parts of batches of up to `part` texts.
+    pub fn new(device: &Device, pairs: usize, part: usize, hidden: usize) -> std::result::Result<Objective, DeviceError> {
         let zeros = |shape: &[usize]| Tensor::zeros(device, DType::F32, shape);
         Ok(Objective {
             pooled: zeros(&[2 * pairs, hidden])?,
+            part: zeros(&[part, hidden])?,
             unit: zeros(&[2 * pairs, hidden])?,
             norm: zeros(&[2 * pairs])?,
             dunit: zeros(&[2 * pairs, hidden])?,
@@ -33,18 +36,36 @@ impl Objective {
         })
     }
 
-    /// Leaves the loss of a batch whose tokens have the states `hidden`, and its gradient in `dhidden`.
-    pub fn run(&mut self, settings: &Settings, batch: &Batch, hidden: &Tensor, dhidden: &mut Tensor) -> Result {
-        let n = batch.pairs;
-        self.set_pairs(n)?;
-        pooling::forward(hidden, &batch.sequences, settings.training_pooling, &mut self.pooled)?;
+    /// Takes the vectors of the selected texts from the states of their tokens.
+    pub fn pool(&mut self, settings: &Settings, batch: &Batch, hidden: &Tensor) -> Result {
+        self.set_pairs(batch.pairs)?;
+        if batch.is_whole() {
+            return pooling::forward(hidden, &batch.sequences, settings.training_pooling, &mut self.pooled);
+        }
+        self.part.set_rows(batch.texts.len())?;
+        pooling::forward(hidden, &batch.sequences, settings.training_pooling, &mut self.part)?;
+        Ok(self.pooled.copy_rows(batch.texts.start, &self.part, 0, batch.texts.len())?)
+    }
+
+    /// The loss of the batch, and the gradients of the vectors of all its texts.
+    pub fn compare(&mut self, settings: &Settings, batch: &Batch) -> Result {
         cosine::normalize(&self.pooled, &mut self.unit, &mut self.norm)?;
         pairs::forward(&self.unit, &mut self.similarity)?;
-        self.compare(settings, batch)?;
+        self.loss_of_cosines(settings, batch)?;
         pairs::backward(&self.dsimilarity, &self.unit, &mut self.dunit)?;
-        cosine::normalize_backward(&self.dunit, &self.unit, &self.norm, &mut self.dpooled)?;
+        cosine::normalize_backward(&self.dunit, &self.unit, &self.norm, &mut self.dpooled)
+    }
+
+    /// Leaves the gradient of the states of the selected texts' tokens in `dhidden`.
+    pub fn spread(&mut self, settings: &Settings, batch: &Batch, dhidden: &mut Tensor) -> Result {
         dhidden.zero_rows(batch.padding.clone())?;
-        pooling::backward(&self.dpooled, &batch.sequences, settings.training_pooling, dhidden)
+        let pooling = settings.training_pooling;
+        if batch.is_whole() {
+            return pooling::backward(&self.dpooled, &batch.sequences, pooling, dhidden);
+        }
+        self.part.set_rows(batch.texts.len())?;
+        self.part.copy_rows(0, &self.dpooled, batch.texts.start, batch.texts.len())?;
+        pooling::backward(&self.part, &batch.sequences, pooling, dhidden)
     }
 
     /// The loss of the last batch, `[1]` f32.
@@ -52,7 +73,7 @@ impl Objective {
         &self.loss
     }
 
-    fn compare(&mut self, settings: &Settings, batch: &Batch) -> Result {
+    fn loss_of_cosines(&mut self, settings: &Settings, batch: &Batch) -> Result {
         let Objective { similarity, dsimilarity, loss, .. } = self;
         match settings.loss {
             Loss::Infonce => {

@@ -54,6 +54,12 @@ impl Plan {
                         settings.base
                     ));
                 }
+                if settings.chunk.is_some() && settings.update == When::AtOnce {
+                    return refuse(
+                        "--chunk adds up the gradients of a batch's parts, and --update at-once keeps none to add to. Use --update together"
+                            .into(),
+                    );
+                }
                 if !settings.blocks.is_empty() {
                     return refuse(
                         "--blocks says where adapters sit, and --method full has none: it trains all that --target reaches"

@@ -146,6 +146,8 @@ pub struct Settings {
     pub schedule: Decay,
     /// Largest norm of the gradient, over all that learns.
     pub clip: Option<f32>,
+    /// Pairs whose activations are held at once; the loss is that of the whole batch. Without it, all of a batch.
+    pub chunk: Option<usize>,
     /// When 4-bit weights are dequantised.
     pub dequantize: Dequantize,
     /// What AdamW's moments are kept in.
@@ -199,6 +201,7 @@ impl Settings {
             weight_decay: 0.01,
             schedule: Decay::Linear,
             clip: None,
+            chunk: None,
             dequantize: Dequantize::default(),
             moments: Precision::default(),
             master: Master::default(),

@@ -1,6 +1,6 @@
 //! One optimisation step: from a batch of pairs to updated parameters.
 
-use super::batch::{Batch, Group, Translations, largest_batch, padded_tokens};
+use super::batch::{Batch, Group, Translations, largest_pass, padded_tokens};
 use super::graphs::{Graphs, Shape};
 use super::learner::Learner;
 use super::objective::Objective;
@@ -22,6 +22,7 @@ use crate::ops::params::StepRecord;
 use crate::ops::step::{Metrics, State};
 use crate::ops::{OpError, Result, embedding, lora, rmsnorm};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
 
 /// What one step reports.
 #[derive(Clone, Copy, Debug)]
@@ -108,10 +109,14 @@ impl Trainer {
     ) -> Result<Trainer> {
         let optimizer = Optimizer::new(&model.device.clone(), &learner.parameters(&mut model), settings)?;
         // A GPU replays the launches of a step, so batches are padded to shapes that recur; the CPU would only compute more.
-        let pads = !model.device.is_cpu();
-        let largest = largest_batch(group, settings.batch);
+        let pads = !model.device.is_cpu() && settings.chunk.is_none();
+        let largest = largest_pass(group, settings);
         let (tokens, pairs) = (if pads { padded_tokens(largest) } else { largest }, settings.batch.min(group.len()));
-        let staged = Staging::bytes(Batch::staged_bytes(pairs, tokens).chain([State::BYTES]));
+        let texts = 2 * settings.chunk.map_or(pairs, |chunk| chunk.min(pairs));
+        // Each part of a batch is staged for both of its passes.
+        let passes = if settings.chunk.is_some() { 2 * (2 * pairs).div_ceil(texts) } else { 1 };
+        let staged = Staging::bytes([State::BYTES, Batch::staged_bytes(pairs)])
+            + passes * Staging::bytes(Batch::selected_bytes(texts, tokens));
         let rank = learner.adapters().map_or(0, |a| a.rank);
         reserve(&model, tokens, pairs, rank, settings)?;
         let (config, device, compute) = (&model.config, &model.device, model.compute);
@@ -134,7 +139,7 @@ impl Trainer {
             scratch: Scratch::new(config, device, compute, tokens, rank)?,
             gradient: state()?,
             normed,
-            objective: Objective::new(device, pairs, config.hidden_size)?,
+            objective: Objective::new(device, pairs, texts, config.hidden_size)?,
             state: State::new(device)?,
             batch: Batch::with_capacity(device, pairs, tokens, pads)?,
             staging: Staging::new(device, UNDER_WAY, staged)?,
@@ -192,7 +197,11 @@ impl Trainer {
     pub fn launch(&mut self, group: &Group, pairs: &[usize], step: u32, learning_rate: f64) -> Result {
         self.stage(group, pairs, step, learning_rate)?;
         self.launched += 1;
-        let Device::Cuda(gpu) = self.model.device.clone() else { return self.update() };
+        // Parts of batches take their input from the host one after another, which no recording holds.
+        let gpu = match self.model.device.clone() {
+            Device::Cuda(gpu) if self.settings.chunk.is_none() => gpu,
+            _ => return self.update(),
+        };
         let shape = self.shape(&gpu)?;
         let mut graphs = std::mem::take(&mut self.graphs);
         let done = graphs.run(&gpu, shape, || self.update());
@@ -202,29 +211,65 @@ impl Trainer {
 
     /// The launches of a step whose batch is staged.
     fn update(&mut self) -> Result {
-        self.forward()?;
-        self.objective()?;
         match (self.settings.update, self.settings.clip) {
             (When::Together, _) => {
-                self.backward(Pass::Update)?;
+                self.add_gradients()?;
                 self.judge()?;
             }
             (When::AtOnce, None) => {
+                self.forward()?;
+                self.compare()?;
+                self.spread()?;
                 self.optimizer.begin(self.objective.loss())?;
                 self.backward(Pass::Update)?;
                 self.judge()?;
             }
             (When::AtOnce, Some(_)) => {
+                self.forward()?;
+                self.compare()?;
+                self.spread()?;
                 self.optimizer.begin(self.objective.loss())?;
                 self.backward(Pass::Measure)?;
                 self.judge()?;
                 self.clear_gradients()?;
-                self.objective()?;
+                self.spread()?;
                 self.backward(Pass::Update)?;
             }
         }
         let Trainer { model, learner, optimizer, state, .. } = self;
         optimizer.apply(state, &mut learner.parameters(model))
+    }
+
+    /// Adds the gradients of the staged batch: of all its texts together, or of a part of them at a time, as their states
+    /// were when the whole batch was compared (Gao et al. 2021, arXiv 2101.06983).
+    fn add_gradients(&mut self) -> Result {
+        let texts = 2 * self.batch.pairs;
+        let Some(chunk) = self.settings.chunk else {
+            self.forward()?;
+            self.compare()?;
+            self.spread()?;
+            return self.backward(Pass::Update);
+        };
+        let parts: Vec<_> = (0..texts).step_by(2 * chunk).map(|first| first..texts.min(first + 2 * chunk)).collect();
+        for part in &parts {
+            self.select(part.clone())?;
+            self.forward()?;
+            self.pool()?;
+        }
+        self.objective.compare(&self.settings, &self.batch)?;
+        for part in parts {
+            self.select(part)?;
+            self.forward()?;
+            self.spread()?;
+            self.backward(Pass::Update)?;
+        }
+        Ok(())
+    }
+
+    /// Stages some of the batch's texts, for the passes that follow.
+    fn select(&mut self, texts: Range<usize>) -> Result {
+        self.batch.select(&mut self.staging, texts)?;
+        self.set_tokens(self.batch.sequences.tokens())
     }
 
     fn judge(&mut self) -> Result {
@@ -291,9 +336,7 @@ impl Trainer {
             return Err(OpError::Value { op: "step", message });
         }
         self.stage(group, pairs, step, 0.0)?;
-        self.forward()?;
-        self.objective()?;
-        self.backward(Pass::Update)?;
+        self.add_gradients()?;
         Ok(self.objective.loss().to_vec::<f32>()?[0])
     }
 
@@ -310,7 +353,10 @@ impl Trainer {
         self.state.set(&mut self.staging, step, serial, adamw.coefficients(step + 1), clip)?;
         let first_rows = self.prefix.as_ref().map(|p| p.first_rows.as_slice());
         self.batch.set(&mut self.staging, group, pairs, first_rows, &self.translations)?;
-        self.set_tokens(self.batch.sequences.tokens())
+        match self.settings.chunk {
+            None => self.select(0..2 * pairs.len()),
+            Some(_) => Ok(()),
+        }
     }
 
     fn set_tokens(&mut self, tokens: usize) -> Result {
@@ -340,20 +386,32 @@ impl Trainer {
     fn forward_block(&mut self, block: usize) -> Result {
         let Trainer { model, learner, states, kept, batch, state, settings, plan, .. } = self;
         let context = Context { config: &model.config, rope: &model.rope, sequences: &batch.sequences };
-        let adapters = learner.adapters().and_then(|a| a.of_block(block, dropout(settings, state)));
+        let adapters = learner.adapters().and_then(|a| a.of_block(block, dropout(settings, state, batch)));
         let i = block - plan.prefix;
         let kept = &mut kept[if settings.keep == Keep::States { 0 } else { i }];
         let [input, output] = &mut states[i..i + 2] else { unreachable!("one state more than blocks") };
         model.blocks[block].forward(context, adapters, input, kept, output)
     }
 
+    /// The loss of a whole batch whose states are there.
+    fn compare(&mut self) -> Result {
+        self.pool()?;
+        self.objective.compare(&self.settings, &self.batch)
+    }
+
+    fn pool(&mut self) -> Result {
+        let top = &self.states[self.plan.blocks - self.plan.prefix];
+        let hidden = self.normed.as_ref().map_or(top, |normed| &normed.output);
+        self.objective.pool(&self.settings, &self.batch, hidden)
+    }
+
     /// Leaves the gradient of the last block's output in `self.gradient`.
-    fn objective(&mut self) -> Result {
+    fn spread(&mut self) -> Result {
         let top = &self.states[self.plan.blocks - self.plan.prefix];
         let (Some(normed), Some(norm)) = (&mut self.normed, &self.model.final_norm) else {
-            return self.objective.run(&self.settings, &self.batch, top, &mut self.gradient);
+            return self.objective.spread(&self.settings, &self.batch, &mut self.gradient);
         };
-        self.objective.run(&self.settings, &self.batch, &normed.output, &mut normed.gradient)?;
+        self.objective.spread(&self.settings, &self.batch, &mut normed.gradient)?;
         self.gradient.fill_zero()?;
         let dweight = self.learner.final_norm();
         rmsnorm::backward(&normed.gradient, top, norm, &normed.inv_rms, &mut self.gradient, dweight)
@@ -374,7 +432,7 @@ impl Trainer {
 
     fn backward_block(&mut self, block: usize, pass: Pass) -> Result {
         let Trainer { model, learner, states, kept, scratch, gradient, plan, batch, state, settings, .. } = self;
-        let dropout = dropout(settings, state);
+        let dropout = dropout(settings, state, batch);
         let context = Context { config: &model.config, rope: &model.rope, sequences: &batch.sequences };
         let i = block - plan.prefix;
         let input_gradient = block > plan.prefix || plan.embedding;
@@ -405,8 +463,9 @@ fn reserve(model: &Model, tokens: usize, pairs: usize, rank: usize, settings: &S
     Ok(gpu.reserve(products.max(norm).max(attention).max(loss))?)
 }
 
-fn dropout<'a>(settings: &Settings, state: &'a State) -> Option<StepDropout<'a>> {
-    Some(StepDropout { probability: settings.dropout, seed: settings.seed, state })
+fn dropout<'a>(settings: &Settings, state: &'a State, batch: &Batch) -> Option<StepDropout<'a>> {
+    let Settings { dropout: probability, seed, .. } = *settings;
+    Some(StepDropout { probability, seed, state, first_token: batch.first_token })
 }
 
 impl Prefix {

@@ -8,7 +8,7 @@ use kiungo::ops::philox::Dropout;
 
 #[test]
 fn forward_and_backward() {
-    let drop = Dropout { probability: 0.3, seed: 9, stream: 4, step: 2 };
+    let drop = Dropout { probability: 0.3, seed: 9, stream: 4, step: 2, first: 0 };
     let case = |[tokens, inputs, outputs, rank]: [usize; 4], dropout: Option<Dropout>| {
         let mut rng = rng(1);
         let [x, dx] = [0; 2].map(|_| normal_bf16(&mut rng, tokens * inputs));
@@ -46,7 +46,7 @@ fn forward_and_backward() {
 
 #[test]
 fn a_layer_with_its_adapter() {
-    let drop = Dropout { probability: 0.3, seed: 9, stream: 4, step: 2 };
+    let drop = Dropout { probability: 0.3, seed: 9, stream: 4, step: 2, first: 0 };
     let case = |[tokens, inputs, outputs, rank]: [usize; 4], dropout, quantized: bool| {
         let mut rng = rng(1);
         let (x, w) = (normal_bf16(&mut rng, tokens * inputs), normal_bf16(&mut rng, outputs * inputs));

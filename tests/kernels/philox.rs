@@ -6,7 +6,7 @@ use kiungo::ops::philox::Dropout;
 #[test]
 fn drops_what_the_cpu_drops() {
     const COUNT: usize = 1000;
-    let dropout = Dropout { probability: 0.3, seed: 0x1234_5678_9abc_def0, stream: 7, step: 11 };
+    let dropout = Dropout { probability: 0.3, seed: 0x1234_5678_9abc_def0, stream: 7, step: 11, first: 0 };
     for device in gpus() {
         // The second range needs the counter's high word.
         for first in [0, (1u64 << 34) - 500] {

@@ -13,7 +13,7 @@ const RANK: usize = 3;
 const SCALE: f32 = 2.0;
 
 fn dropout() -> Dropout {
-    Dropout { probability: 0.3, seed: 9, stream: 4, step: 2 }
+    Dropout { probability: 0.3, seed: 9, stream: 4, step: 2, first: 0 }
 }
 
 /// `scale * (drop(x) A^T) B^T`.

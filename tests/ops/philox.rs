@@ -13,7 +13,7 @@ fn philox_gives_the_known_answers() {
 #[test]
 fn dropout_keeps_its_share_and_repeats() {
     for probability in [0.0, 0.05, 0.5, 0.9] {
-        let dropout = Dropout { probability, seed: 7, stream: 3, step: 11 };
+        let dropout = Dropout { probability, seed: 7, stream: 3, step: 11, first: 0 };
         let n = 100_000u64;
         let kept = (0..n).filter(|&i| dropout.keep(i)).count() as f64;
         let expected = n as f64 * f64::from(1.0 - probability);
@@ -24,7 +24,7 @@ fn dropout_keeps_its_share_and_repeats() {
 
 #[test]
 fn applying_a_mask_agrees_with_asking_for_each_element() {
-    let dropout = Dropout { probability: 0.3, seed: u64::MAX - 5, stream: 1, step: 2 };
+    let dropout = Dropout { probability: 0.3, seed: u64::MAX - 5, stream: 1, step: 2, first: 0 };
     // From an index that is no multiple of four, and across 2^34, where the counter's second word begins.
     for first in [0u64, 5, (1 << 34) - 3] {
         let from: Vec<f32> = (1..=23).map(|i| i as f32).collect();
@@ -39,7 +39,7 @@ fn applying_a_mask_agrees_with_asking_for_each_element() {
 
 #[test]
 fn streams_and_steps_draw_apart() {
-    let base = Dropout { probability: 0.5, seed: 1, stream: 0, step: 0 };
+    let base = Dropout { probability: 0.5, seed: 1, stream: 0, step: 0, first: 0 };
     let bits = |d: Dropout| (0..64).map(|i| d.keep(i)).collect::<Vec<_>>();
     let others = [Dropout { stream: 1, ..base }, Dropout { step: 1, ..base }, Dropout { seed: 2, ..base }];
     assert!(others.into_iter().all(|d| bits(d) != bits(base)));

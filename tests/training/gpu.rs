@@ -92,6 +92,21 @@ fn dequantising_once_changes_nothing() {
     }
 }
 
+/// A batch that is computed in parts, with dropout, on the kernels.
+#[test]
+fn a_batch_in_parts_agrees_with_the_cpu() {
+    let losses = |device: &Device, chunk: Option<usize>| -> Vec<f32> {
+        let change = |settings: &mut Settings| settings.chunk = chunk;
+        let (mut trainer, group, _) = trainer_with(device, DType::F32, Method::Lora, change);
+        let reports = (0..3).map(|step| trainer.step(&group, &[0, 1, 2, 3], step, 1e-2).unwrap());
+        reports.flat_map(|report| [report.loss, report.gradient_norm]).collect()
+    };
+    let expected = losses(&Device::Cpu, None);
+    for device in gpus() {
+        assert_close(&format!("losses and norms on {device}"), &losses(&device, Some(1)), &expected, 1e-4);
+    }
+}
+
 /// bf16 weights without a copy, 8-bit moments, no gradients of linear layers and no activations kept: the losses of the CPU, and
 /// no memory asked for in a step.
 #[test]

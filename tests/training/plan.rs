@@ -4,7 +4,7 @@ use kiungo::llama::Layer;
 use kiungo::llama::config::Config;
 use kiungo::llama::model::Base;
 use kiungo::training::plan::Plan;
-use kiungo::training::settings::{Method, Preset, Settings};
+use kiungo::training::settings::{Method, Preset, Settings, When};
 
 fn config() -> Config {
     Config::open(&crate::support::path("golden/tiny-llama")).unwrap()
@@ -52,7 +52,15 @@ fn full_training_reaches_what_lies_below_its_target() {
 
 #[test]
 fn what_cannot_learn_is_refused_with_the_reason() {
-    let cases: [(Result<Plan, String>, &str); 7] = [
+    let cases: [(Result<Plan, String>, &str); 9] = [
+        (
+            plan(Preset::Clean, Method::Full, |s| (s.chunk, s.update) = (Some(2), When::AtOnce)),
+            "--chunk adds up the gradients of a batch's parts, and --update at-once keeps none to add to. Use --update together",
+        ),
+        (
+            plan(Preset::Clean, Method::Lora, |s| s.update = When::AtOnce),
+            "--update at-once is for --method full: the gradients of adapters take no memory to speak of",
+        ),
         (
             plan(Preset::Clean, Method::Lora, |s| (s.blocks, s.target) = (vec![2], Layer::Hidden(2))),
             "no adapter can learn: the loss reads the state after 2 blocks, and the adapters sit in block 2. Use --target 3 or higher, or blocks below 2",

@@ -1,5 +1,6 @@
 //! Whole runs on the built-in input: they learn, they repeat, and adapters with a frozen prefix see the same states.
 
+use crate::support::assert_close;
 use kiungo::device::{DType, Device};
 use kiungo::formats::pairs;
 use kiungo::formats::safetensors::Checkpoint;
@@ -12,6 +13,7 @@ use kiungo::ops::adamw::Precision;
 use kiungo::training::batch::{Group, Translations};
 use kiungo::training::builtin;
 use kiungo::training::learner::Learner;
+use kiungo::training::optimizer::Parameter;
 use kiungo::training::plan::Plan;
 use kiungo::training::run::{Event, Go, run};
 use kiungo::training::settings::{Keep, Master, Method, Preset, Settings, When};
@@ -180,6 +182,43 @@ fn weights_and_moments_of_few_bits_learn() {
             let found = mean(&losses[9..]);
             assert!((found - reached).abs() < 0.05 * reached, "{moments} {update}: {found}, f32 {reached}");
             assert!(train(&input, &few, DType::F32).1 == weights, "{moments} {update}: other bytes");
+        }
+    }
+}
+
+/// Gradients of a batch that is computed in parts are those of the batch computed whole: losses compare within the batch, and
+/// dropout drops what it would.
+#[test]
+fn a_batch_in_parts_gives_the_gradients_of_the_whole() {
+    let input = input();
+    let pairs = [5, 1, 40, 7, 22, 3, 30];
+    for method in [Method::Lora, Method::Full] {
+        for target in [Layer::Hidden(2), Layer::Final] {
+            let gradients = |chunk: Option<usize>| {
+                let settings = Settings { target, chunk, dropout: 0.2, ..settings(&input.config, method) };
+                let plan = Plan::new(&settings, &input.config, &[]).unwrap();
+                let model = model(&input, &plan, &settings, DType::F32);
+                let translations = Translations::new(&input.group.pairs);
+                let mut trainer = Trainer::new(model, &settings, &plan, &input.group, translations).unwrap();
+                if method == Method::Lora {
+                    // B is zero at the start, and A has no gradient then.
+                    trainer.step(&input.group, &pairs, 0, 1e-2).unwrap();
+                }
+                let loss = trainer.gradients(&input.group, &pairs, 1).unwrap();
+                let parameters = trainer.learner.parameters(&mut trainer.model);
+                let gradient = |p: &Parameter| p.gradient.as_ref().unwrap().to_vec::<f32>().unwrap();
+                let all: Vec<_> = parameters.iter().map(|p| (p.name.clone(), gradient(p))).collect();
+                (loss, all)
+            };
+            let (loss, whole) = gradients(None);
+            for chunk in [1, 2, 3, 7, 100] {
+                let what = format!("{method} at {target}, {chunk} pairs at once");
+                let (found, parts) = gradients(Some(chunk));
+                assert_close(&format!("{what}: loss"), &[found], &[loss], 1e-6);
+                for ((name, expected), (_, found)) in whole.iter().zip(&parts) {
+                    assert_close(&format!("{what}: {name}"), found, expected, 1e-4);
+                }
+            }
         }
     }
 }

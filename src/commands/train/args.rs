@@ -91,6 +91,9 @@ pub struct Train {
     /// Largest norm of the gradient [no clipping]
     #[arg(long, value_name = "N")]
     pub clip: Option<f32>,
+    /// Pairs computed at once, of the batch that the loss compares: less memory for a second forward pass [the batch]
+    #[arg(long, value_name = "N")]
+    pub chunk: Option<usize>,
     /// 4-bit weights are dequantised once (into bf16), each-step, or auto: once on a GPU that has room [auto]
     #[arg(long, value_name = "NAME")]
     pub dequantize: Option<Dequantize>,
@@ -229,6 +232,7 @@ impl Train {
         set(&mut s.pooling, &self.pooling);
         set(&mut s.bos, &self.bos);
         set(&mut s.max_length, &self.max_length);
+        s.chunk = self.chunk.or(s.chunk);
         set(&mut s.dequantize, &self.dequantize);
         set(&mut s.moments, &self.moments);
         set(&mut s.master, &self.master);
@@ -269,8 +273,13 @@ fn check(s: &Settings) -> Result<(), String> {
     if !(0.0..1.0).contains(&s.dropout) {
         return Err(format!("--dropout {}: expected a share from 0 up to, but not including, 1", s.dropout));
     }
-    for (name, value, least) in [("--epochs", s.epochs, 1), ("--batch", s.batch, 2), ("--max-length", s.max_length, 1)]
-    {
+    let counts = [
+        ("--epochs", s.epochs, 1),
+        ("--batch", s.batch, 2),
+        ("--chunk", s.chunk.unwrap_or(1), 1),
+        ("--max-length", s.max_length, 1),
+    ];
+    for (name, value, least) in counts {
         if value < least {
             return Err(format!("{name} {value}: expected at least {least}"));
         }

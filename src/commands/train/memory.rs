@@ -7,7 +7,7 @@ use crate::llama::encode::Encoder;
 use crate::llama::model::Base;
 use crate::llama::plan::{During, Ledger, Way};
 use crate::retrieval::embed;
-use crate::training::batch::largest_batch;
+use crate::training::batch::largest_pass;
 use crate::training::plan::Plan;
 use crate::training::settings::{Method, Settings};
 
@@ -47,7 +47,7 @@ impl Prepared {
             let reading = Transfer::default().device_bytes(checkpoint, config, plan.parts, settings.base);
             ledger.add("buffers of the reader", reading, During::Loading);
         }
-        let tokens = largest_batch(data.train(), settings.batch);
+        let tokens = largest_pass(data.train(), settings);
         let memory = plan.memory(settings, config, compute, tokens, data.train().tokens());
         ledger.add("what learns: gradients, optimizer, copies", memory.learning, During::Running);
         ledger.add(format!("activations of up to {tokens} tokens"), memory.activations, During::Running);

@@ -17,7 +17,7 @@ use crate::formats::weights::{Options, load};
 use crate::llama::Layer;
 use crate::llama::config::Config;
 use crate::llama::model::Model;
-use crate::training::batch::{Group, Translations, largest_batch};
+use crate::training::batch::{Group, Translations, largest_pass};
 use crate::training::learner::{Learner, LoraLearner};
 use crate::training::outcome::{Gauge, History, Summary};
 use crate::training::plan::{Plan, blocks_in_words};
@@ -233,7 +233,7 @@ impl Prepared {
         }
         let groups: Vec<String> = data.groups.iter().map(|(name, g)| format!("{name} {}", g.len())).collect();
         println!("pairs: {}", groups.join(", "));
-        let tokens = largest_batch(data.train(), settings.batch);
+        let tokens = largest_pass(data.train(), settings);
         let memory = plan.memory(settings, config, compute, tokens, data.train().tokens());
         let layers: Vec<String> = layers.iter().map(ToString::to_string).collect();
         println!(
