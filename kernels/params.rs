@@ -270,6 +270,7 @@ pub struct GemmSimtParams {
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
 pub struct DropoutParams {
     pub state: u64,
+    pub first: u64,
     pub threshold: u32,
     pub scale: f32,
     pub seed_low: u32,

@@ -32,7 +32,8 @@ fn layer(bench: &mut Bench, name: &str, [tokens, outputs, inputs]: [usize; 3]) -
     bench.run("lora", format!("{name} layer alone"), shape, Work::Flops(flops), || {
         linear::forward(&x, &weight, &mut y)
     })?;
-    for (suffix, dropout) in [("", None), (" dropout", Some(Dropout { probability: 0.1, seed: 1, stream: 0, step: 0, first: 0 }))]
+    for (suffix, dropout) in
+        [("", None), (" dropout", Some(Dropout { probability: 0.1, seed: 1, stream: 0, step: 0, first: 0 }))]
     {
         let factors = Factors { a: &a, b: &b, scale: 2.0, dropout, state: None };
         // Forward reads x and y and writes y; backward reads dy and x, and reads and writes dx.

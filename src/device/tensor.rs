@@ -2,6 +2,7 @@ use super::slices::Slice;
 use super::{Device, DeviceError, Gpu};
 use bytemuck::Pod;
 use half::bf16;
+use std::sync::Arc;
 
 /// Element types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -123,13 +124,15 @@ pub(super) enum Owner {
     Other,
     /// A slice that was handed over.
     Slice(Box<dyn Slice>),
+    /// All tensors that share it, the last of them.
+    Shared { _memory: Arc<Allocation> },
 }
 
 impl Drop for Allocation {
     fn drop(&mut self) {
         match &mut self.owner {
             Owner::Tensor => self.gpu.free(self.address),
-            Owner::Other => {}
+            Owner::Other | Owner::Shared { .. } => {}
             Owner::Slice(slice) => slice.used_on(&self.gpu),
         }
     }
@@ -195,6 +198,27 @@ impl Tensor {
         let n = elements(dtype, shape)?;
         let address = gpu.workspace((n * dtype.size()).max(1))?;
         Ok(Tensor::borrowed(gpu, address, dtype, shape))
+    }
+
+    /// Zeros of these shapes in one allocation, which lives as long as any of them, and all of it as one vector: what is
+    /// done with every element takes one launch. Gaps between the parts are zeros.
+    pub(crate) fn parts(gpu: &Gpu, dtype: DType, shapes: &[Vec<usize>]) -> Result<(Tensor, Vec<Tensor>), DeviceError> {
+        const ALIGNMENT: usize = 256;
+        let (mut ends, mut end) = (vec![], 0);
+        for shape in shapes {
+            end += elements(dtype, shape)?.next_multiple_of(ALIGNMENT);
+            ends.push(end);
+        }
+        let address = gpu.allocate((end * dtype.size()).max(1))?;
+        let shared = Arc::new(Allocation { gpu: gpu.clone(), address, owner: Owner::Tensor });
+        let part = |first: usize, shape: &[usize]| {
+            let (address, owner) = (address + (first * dtype.size()) as u64, Owner::Shared { _memory: shared.clone() });
+            Tensor::at(Allocation { gpu: gpu.clone(), address, owner }, dtype, shape)
+        };
+        let mut whole = part(0, &[end]);
+        whole.fill_zero()?;
+        let firsts = [0].into_iter().chain(ends);
+        Ok((whole, firsts.zip(shapes).map(|(first, shape)| part(first, shape)).collect()))
     }
 
     /// Elements in memory that something else owns, and keeps until the launches that use it have ended: part of

@@ -3,7 +3,7 @@
 use super::optimizer::{LinearUpdates, Parameter};
 use super::plan::Plan;
 use super::settings::{Master, Method, Settings, When};
-use crate::device::{DType, Device, DeviceError, Tensor};
+use crate::device::{DType, Device, DeviceError, Gpu, Tensor};
 use crate::llama::PerProjection;
 use crate::llama::adapters::{Adapters, BlockAdapters, Lora};
 use crate::llama::backward::{BlockGradients, WeightGradients};
@@ -25,6 +25,15 @@ pub struct LoraLearner {
     /// The adapters, of learning and idle blocks alike.
     pub adapters: Adapters,
     gradients: Adapters,
+    whole: Option<Whole>,
+}
+
+/// All that learns as one vector, on a GPU: its parts are the parameters, in their order.
+pub struct Whole {
+    /// The values.
+    pub values: Tensor,
+    /// Their gradients.
+    pub gradient: Tensor,
 }
 
 /// Gradients of all weights that learn, but those of linear layers that learn at once; and f32 master copies, if wanted, of
@@ -81,7 +90,7 @@ impl Learner {
         updates: &'a mut LinearUpdates<'a>,
     ) -> (Option<&'a Adapters>, BlockGradients<'a>) {
         match self {
-            Learner::Lora(LoraLearner { adapters, gradients }) => {
+            Learner::Lora(LoraLearner { adapters, gradients, .. }) => {
                 let gradients = gradients.blocks.get_mut(&block);
                 (Some(&*adapters), gradients.map_or(BlockGradients::Frozen, BlockGradients::Adapters))
             }
@@ -116,6 +125,14 @@ impl Learner {
         }
     }
 
+    /// All that learns as one vector, where it is one.
+    pub fn whole(&mut self) -> Option<&mut Whole> {
+        match self {
+            Learner::Lora(lora) => lora.whole.as_mut(),
+            Learner::Full(_) => None,
+        }
+    }
+
     /// All that learns, in a fixed order.
     pub fn parameters<'a>(&'a mut self, model: &'a mut Model) -> Vec<Parameter<'a>> {
         match self {
@@ -127,7 +144,12 @@ impl Learner {
 
 impl LoraLearner {
     /// Trains these adapters; those of idle blocks are left as they are.
-    pub fn new(adapters: Adapters, plan: &Plan, config: &Config, device: &Device) -> Result<LoraLearner, DeviceError> {
+    pub fn new(
+        mut adapters: Adapters,
+        plan: &Plan,
+        config: &Config,
+        device: &Device,
+    ) -> Result<LoraLearner, DeviceError> {
         let zeros_like = |block: &BlockAdapters| {
             PerProjection::try_from_fn(|p| match &block[p] {
                 Some(_) => Lora::zeros(config, p, adapters.rank, device).map(Some),
@@ -136,8 +158,16 @@ impl LoraLearner {
         };
         let learning = adapters.blocks.iter().filter(|(block, _)| plan.learning.contains(block));
         let blocks = learning.map(|(&block, a)| Ok((block, zeros_like(a)?))).collect::<Result<_, DeviceError>>()?;
-        let gradients = Adapters { rank: adapters.rank, scale: adapters.scale, blocks };
-        Ok(LoraLearner { adapters, gradients })
+        let mut gradients = Adapters { rank: adapters.rank, scale: adapters.scale, blocks };
+        let whole = match device {
+            Device::Cpu => None,
+            Device::Cuda(gpu) => {
+                let learning: Vec<usize> = gradients.blocks.keys().copied().collect();
+                let values = gather(gpu, adapters.blocks.iter_mut().filter(|(block, _)| learning.contains(block)))?;
+                Some(Whole { values, gradient: gather(gpu, gradients.blocks.iter_mut())? })
+            }
+        };
+        Ok(LoraLearner { adapters, gradients, whole })
     }
 
     fn parameters(&mut self) -> Vec<Parameter<'_>> {
@@ -155,6 +185,22 @@ impl LoraLearner {
         }
         list
     }
+}
+
+/// Moves factors into one allocation, in the order of the parameters.
+fn gather<'a>(
+    gpu: &Gpu,
+    blocks: impl Iterator<Item = (&'a usize, &'a mut BlockAdapters)>,
+) -> Result<Tensor, DeviceError> {
+    let factors = blocks.flat_map(|(_, block)| block.iter_mut().filter_map(|(_, lora)| lora.as_mut()));
+    let mut factors: Vec<&mut Tensor> = factors.flat_map(|lora| [&mut lora.a, &mut lora.b]).collect();
+    let shapes: Vec<Vec<usize>> = factors.iter().map(|t| t.shape().to_vec()).collect();
+    let (whole, parts) = Tensor::parts(gpu, DType::F32, &shapes)?;
+    for (factor, mut part) in factors.iter_mut().zip(parts) {
+        part.copy_rows(0, factor, 0, factor.rows())?;
+        **factor = part;
+    }
+    Ok(whole)
 }
 
 /// A as PEFT draws it (Kaiming uniform with a = sqrt 5: uniform within 1 / sqrt(in)), B zero.

@@ -21,7 +21,12 @@ pub struct Objective {
 
 impl Objective {
     /// For `pairs` pairs of vectors of `hidden` values, and parts of batches of up to `part` texts.
-    pub fn new(device: &Device, pairs: usize, part: usize, hidden: usize) -> std::result::Result<Objective, DeviceError> {
+    pub fn new(
+        device: &Device,
+        pairs: usize,
+        part: usize,
+        hidden: usize,
+    ) -> std::result::Result<Objective, DeviceError> {
         let zeros = |shape: &[usize]| Tensor::zeros(device, DType::F32, shape);
         Ok(Objective {
             pooled: zeros(&[2 * pairs, hidden])?,

@@ -1,10 +1,12 @@
 //! AdamW over the parameters that learn, with an optional clip of the gradient's norm.
 
+use super::learner::Learner;
 use super::settings::Settings;
 use crate::device::{DType, Device, Tensor};
 use crate::llama::PerProjection;
 use crate::llama::backward::LearnLinear;
 use crate::llama::config::Projection;
+use crate::llama::model::Model;
 use crate::ops::adamw::{self, Moments, Precision, Rounding};
 use crate::ops::linear::Weight;
 use crate::ops::step::{self, Metrics, State, Status};
@@ -31,14 +33,29 @@ pub struct Optimizer {
     kept: usize,
     status: Status,
     seed: u64,
+    /// Of parameters that are one vector: `moments` are its parts.
+    whole: Option<Moments>,
 }
 
 impl Optimizer {
-    /// Zero moments for `parameters`.
-    pub fn new(device: &Device, parameters: &[Parameter], settings: &Settings) -> Result<Optimizer> {
+    /// Zero moments for `parameters`; they are parts of one vector where they `are_one`.
+    pub fn new(device: &Device, parameters: &[Parameter], are_one: bool, settings: &Settings) -> Result<Optimizer> {
         // A vector's would save next to nothing in fewer bits.
         let precision = |shape: &[usize]| if shape.len() > 1 { settings.moments } else { Precision::F32 };
         let moments = |p: &Parameter| Moments::new(device, precision(p.master.shape()), p.master.shape());
+        let mut all: Vec<Moments> = vec![];
+        let mut whole = None;
+        match device {
+            // Moments of fewer bits are the tensors of each parameter.
+            Device::Cuda(gpu) if are_one && settings.moments == Precision::F32 => {
+                let shapes: Vec<Vec<usize>> = parameters.iter().map(|p| p.master.shape().to_vec()).collect();
+                let [(m, first), (v, second)] =
+                    [Tensor::parts(gpu, DType::F32, &shapes)?, Tensor::parts(gpu, DType::F32, &shapes)?];
+                whole = Some(Moments::of(m, v));
+                all.extend(first.into_iter().zip(second).map(|(m, v)| Moments::of(m, v)));
+            }
+            _ => all = parameters.iter().map(moments).collect::<std::result::Result<_, _>>()?,
+        }
         let (mut first, mut second) = (0, 0);
         for p in parameters {
             match &p.gradient {
@@ -46,28 +63,17 @@ impl Optimizer {
                 None => first = adamw::update_linear_squares(p.master.len()).max(first),
             }
         }
+        if let Some(whole) = &whole {
+            second = clip::sums(whole.tensors()[0].len());
+        }
         Ok(Optimizer {
-            moments: parameters.iter().map(moments).collect::<std::result::Result<_, _>>()?,
+            moments: all,
+            whole,
             squares: Tensor::zeros(device, DType::F32, &[first + second])?,
             kept: first,
             status: Status::new(device)?,
             seed: settings.seed,
         })
-    }
-
-    /// One AdamW step over the parameters that the optimizer was made for; gradients are zeroed, and the step's record
-    /// goes to `metrics`.
-    ///
-    /// From the first loss or gradient that is not finite on, nothing is updated any more.
-    pub fn step(
-        &mut self,
-        state: &State,
-        loss: &Tensor,
-        metrics: &mut Metrics,
-        parameters: &mut [Parameter],
-    ) -> Result {
-        self.judge(state, loss, metrics, parameters)?;
-        self.apply(state, parameters)
     }
 
     /// Prepares for updates that come before the norm of the gradient is known ([`LinearUpdates`]): a loss that is not finite
@@ -78,28 +84,43 @@ impl Optimizer {
     }
 
     /// Finds the norm of the gradient, decides on the update, and writes the step's record.
+    ///
+    /// From the first loss or gradient that is not finite on, nothing is updated any more.
     pub fn judge(
         &mut self,
         state: &State,
         loss: &Tensor,
         metrics: &mut Metrics,
-        parameters: &mut [Parameter],
+        learner: &mut Learner,
+        model: &mut Model,
     ) -> Result {
         let mut first = self.kept;
-        for gradient in parameters.iter().filter_map(|p| p.gradient.as_deref()) {
+        let mut add = |gradient: &Tensor| -> Result {
             clip::squares(gradient, &mut self.squares, first)?;
             first += clip::sums(gradient.len());
-        }
+            Ok(())
+        };
+        match (&self.whole, learner.whole()) {
+            (Some(_), Some(whole)) => add(&whole.gradient),
+            _ => learner.parameters(model).iter().filter_map(|p| p.gradient.as_deref()).try_for_each(add),
+        }?;
         step::judge(loss, &self.squares, state, &mut self.status, metrics)
     }
 
     /// Updates the parameters whose gradients are kept, and zeroes those.
-    pub fn apply(&mut self, state: &State, parameters: &mut [Parameter]) -> Result {
-        for (i, (p, moments)) in parameters.iter_mut().zip(&mut self.moments).enumerate() {
-            let Some(gradient) = &mut p.gradient else { continue };
-            let (rounding, rounded) = (Rounding { seed: self.seed, stream: i as u32 }, p.rounded.as_deref_mut());
-            adamw::update_from(state, &self.status, rounding, p.master, gradient, moments, rounded)?;
-            gradient.fill_zero()?;
+    pub fn apply(&mut self, state: &State, learner: &mut Learner, model: &mut Model) -> Result {
+        let Optimizer { moments, whole, status, seed, .. } = self;
+        let update = |stream: usize, w: &mut Tensor, g: &mut Tensor, moments: &mut Moments, rounded| -> Result {
+            let rounding = Rounding { seed: *seed, stream: stream as u32 };
+            adamw::update_from(state, status, rounding, w, g, moments, rounded)?;
+            Ok(g.fill_zero()?)
+        };
+        if let (Some(moments), Some(whole)) = (whole, learner.whole()) {
+            return update(0, &mut whole.values, &mut whole.gradient, moments, None);
+        }
+        for (i, (p, moments)) in learner.parameters(model).into_iter().zip(moments).enumerate() {
+            let Some(gradient) = p.gradient else { continue };
+            update(i, p.master, gradient, moments, p.rounded)?;
         }
         Ok(())
     }

@@ -107,7 +107,8 @@ impl Trainer {
         group: &Group,
         translations: Translations,
     ) -> Result<Trainer> {
-        let optimizer = Optimizer::new(&model.device.clone(), &learner.parameters(&mut model), settings)?;
+        let are_one = learner.whole().is_some();
+        let optimizer = Optimizer::new(&model.device.clone(), &learner.parameters(&mut model), are_one, settings)?;
         // A GPU replays the launches of a step, so batches are padded to shapes that recur; the CPU would only compute more.
         let pads = !model.device.is_cpu() && settings.chunk.is_none();
         let largest = largest_pass(group, settings);
@@ -237,7 +238,7 @@ impl Trainer {
             }
         }
         let Trainer { model, learner, optimizer, state, .. } = self;
-        optimizer.apply(state, &mut learner.parameters(model))
+        optimizer.apply(state, learner, model)
     }
 
     /// Adds the gradients of the staged batch: of all its texts together, or of a part of them at a time, as their states
@@ -274,7 +275,7 @@ impl Trainer {
 
     fn judge(&mut self) -> Result {
         let Trainer { model, learner, optimizer, state, objective, metrics, .. } = self;
-        optimizer.judge(state, objective.loss(), metrics, &mut learner.parameters(model))
+        optimizer.judge(state, objective.loss(), metrics, learner, model)
     }
 
     /// Of the parameters whose gradients are kept.

@@ -64,6 +64,11 @@ impl Moments {
         Ok(Moments { first: zeros()?, second: zeros()?, blocks })
     }
 
+    /// f32 moments in these tensors, of one shape.
+    pub(crate) fn of(first: Tensor, second: Tensor) -> Moments {
+        Moments { first, second, blocks: None }
+    }
+
     /// Bytes of the moments of `count` weights.
     pub fn bytes(precision: Precision, count: usize) -> usize {
         match precision {
