@@ -214,9 +214,10 @@ fn a_batch_in_parts_gives_the_gradients_of_the_whole() {
             for chunk in [1, 2, 3, 7, 100] {
                 let what = format!("{method} at {target}, {chunk} pairs at once");
                 let (found, parts) = gradients(Some(chunk));
-                assert_close(&format!("{what}: loss"), &[found], &[loss], 1e-6);
+                // One step before has been taken, and AdamW makes much of small differences.
+                assert_close(&format!("{what}: loss"), &[found], &[loss], 1e-5);
                 for ((name, expected), (_, found)) in whole.iter().zip(&parts) {
-                    assert_close(&format!("{what}: {name}"), found, expected, 1e-4);
+                    assert_close(&format!("{what}: {name}"), found, expected, 1e-3);
                 }
             }
         }
