@@ -25,7 +25,7 @@ pub struct LoraLearner {
     /// The adapters, of learning and idle blocks alike.
     pub adapters: Adapters,
     gradients: Adapters,
-    whole: Option<Whole>,
+    whole: Option<Box<Whole>>,
 }
 
 /// All that learns as one vector, on a GPU: its parts are the parameters, in their order.
@@ -128,7 +128,7 @@ impl Learner {
     /// All that learns as one vector, where it is one.
     pub fn whole(&mut self) -> Option<&mut Whole> {
         match self {
-            Learner::Lora(lora) => lora.whole.as_mut(),
+            Learner::Lora(lora) => lora.whole.as_deref_mut(),
             Learner::Full(_) => None,
         }
     }
@@ -164,7 +164,7 @@ impl LoraLearner {
             Device::Cuda(gpu) => {
                 let learning: Vec<usize> = gradients.blocks.keys().copied().collect();
                 let values = gather(gpu, adapters.blocks.iter_mut().filter(|(block, _)| learning.contains(block)))?;
-                Some(Whole { values, gradient: gather(gpu, gradients.blocks.iter_mut())? })
+                Some(Box::new(Whole { values, gradient: gather(gpu, gradients.blocks.iter_mut())? }))
             }
         };
         Ok(LoraLearner { adapters, gradients, whole })
