@@ -141,7 +141,8 @@ template <int DIM> __device__ __forceinline__ void attention_forward(const Atten
 #pragma unroll
         for (uint32_t panel = 0; panel < All::PANELS; panel++) {
             const Panel<QueryRows> part{rows, All::PANELS, panel};
-            copy_rows<64, 64, 128>(q + panel * BM * 64 + warpgroup * 64 * 64, part, row0 + warpgroup * 64, p.q);
+            bf16* to = q + panel * BM * 64 + warpgroup * 64 * 64;
+            copy_rows_by<64, 64, 128>(fresh_thread() % 128, to, part, row0 + warpgroup * 64, p.q);
         }
         cp_async_commit();
     };

@@ -127,13 +127,14 @@ __device__ __forceinline__ void add_columns(float (&c)[M_TILES][N][4], const bf1
 }
 
 // Starts copying rows first, first + 1, ... of matrices to tiles that follow each other. `Rows` says where row i of each
-// matrix lies; rows from its count on arrive as zeros. Called by THREADS threads in a row, a multiple of them first.
+// matrix lies; rows from its count on arrive as zeros. Called by THREADS threads, of which this is number `thread`.
 template <int WIDTH, int ROWS, int THREADS, class Rows, class... Matrices>
-__device__ __forceinline__ void copy_rows(bf16* tile, const Rows& rows, uint32_t first, Matrices... matrices) {
+__device__ __forceinline__ void copy_rows_by(uint32_t thread, bf16* tile, const Rows& rows, uint32_t first,
+                                             Matrices... matrices) {
     constexpr int CHUNKS = WIDTH / 8, STEP = THREADS / CHUNKS;
     static_assert(ROWS % STEP == 0, "all threads copy as much");
     const uint64_t from[] = {matrices...};
-    const uint32_t thread = fresh_thread() % THREADS, chunk = thread % CHUNKS;
+    const uint32_t chunk = thread % CHUNKS;
 #pragma unroll
     for (int i = 0; i < ROWS / STEP; i++) {
         const uint32_t line = thread / CHUNKS + i * STEP, row = first + line;
@@ -144,6 +145,12 @@ __device__ __forceinline__ void copy_rows(bf16* tile, const Rows& rows, uint32_t
             cp_async_16(to, reinterpret_cast<const bf16*>(from[m]) + at, row < rows.count() ? 16 : 0);
         }
     }
+}
+
+// The same by all threads of a block.
+template <int WIDTH, int ROWS, int THREADS, class Rows, class... Matrices>
+__device__ __forceinline__ void copy_rows(bf16* tile, const Rows& rows, uint32_t first, Matrices... matrices) {
+    copy_rows_by<WIDTH, ROWS, THREADS>(fresh_thread(), tile, rows, first, matrices...);
 }
 
 // Puts a warp's part of a product, rounded, into a tile with its first element at (row, column), a multiple of 16 each.

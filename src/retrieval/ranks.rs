@@ -91,7 +91,7 @@ pub fn write(collection: &Collection, judged: &[Judged], out: &mut impl Write) -
     Ok(())
 }
 
-/// Reads what [`write`] wrote behind [`HEADER`].
+/// Reads what [`write()`] wrote behind [`HEADER`].
 pub fn read(path: &Path) -> Result<BTreeMap<Setting, Ranks>, RanksError> {
     let text = std::fs::read_to_string(path).map_err(|source| RanksError::Read { path: path.into(), source })?;
     let wrong = |line, message| RanksError::Line { path: path.into(), line, message };
