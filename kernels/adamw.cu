@@ -18,7 +18,7 @@ template <class W, class G, class S> __device__ __forceinline__ void adamw_eleme
 #pragma unroll
         for (int j = 0; j < 8; j++) {
             squares += g8.v[j] * g8.v[j];
-            const float g = __fmul_rn(g8.v[j], step.clip);
+            const float g = __fmul_rn(usable(g8.v[j]), step.clip);
             const float m1 = __fadd_rn(m8.v[j], __fmul_rn(f.gradient, __fsub_rn(g, m8.v[j])));
             const float v1 = __fadd_rn(__fmul_rn(v8.v[j], f.beta2), __fmul_rn(__fmul_rn(f.square, g), g));
             const float denominator = __fadd_rn(__fdiv_rn(__fsqrt_rn(v1), f.root_correction), f.eps);

@@ -102,7 +102,7 @@ __device__ __forceinline__ void update(const AdamwParams& p, const AdamwStep& st
     float m_most = 0.0f, v_most = 0.0f;
 #pragma unroll
     for (int j = 0; j < 8; j++) {
-        const float g = __fmul_rn(g8.v[j], step.clip);
+        const float g = __fmul_rn(usable(g8.v[j]), step.clip);
         const float m0 = __fmul_rn(tables.first[byte(m_codes, j)][lane], m_scale);
         const float v0 = __fmul_rn(tables.second[byte(v_codes, j)][lane], v_scale);
         m8.v[j] = __fadd_rn(m0, __fmul_rn(f.gradient, __fsub_rn(g, m0)));

@@ -31,11 +31,13 @@ typedef struct StepState {
 } StepState;
 
 /* What a step has found out, for the kernels behind it */
+#define KIUNGO_STOPPED_FOR_GOOD 2
 typedef struct StepStatus {
     float gradient_norm;
     float factor;      /* of the gradient: 1, or less where it is clipped */
-    uint32_t stopped;  /* 1 from the first loss or gradient on that was not finite: no update is made any more */
-    uint32_t unused;
+    uint32_t stopped;  /* 0, or no update: 1 in this step, KIUNGO_STOPPED_FOR_GOOD in later ones too */
+    uint32_t allowed;  /* steps that may be left out because their loss or gradient is not finite */
+    uint32_t skipped;  /* those that were not finite so far */
 } StepStatus;
 
 /* What the host reads of a step; serial is written last */

@@ -1,5 +1,6 @@
 pub const KIUNGO_NF4_BLOCK: u32 = 64;
 pub const KIUNGO_NF4_NESTED_BLOCK: u32 = 256;
+pub const KIUNGO_STOPPED_FOR_GOOD: u32 = 2;
 pub const KIUNGO_NORMAL_COUNTER: u32 = 4294967295;
 pub const KIUNGO_SQUARES_CHUNK: u32 = 16384;
 pub const KIUNGO_POOLING_COLUMNS: u32 = 512;
@@ -40,7 +41,8 @@ pub struct StepStatus {
     pub gradient_norm: f32,
     pub factor: f32,
     pub stopped: u32,
-    pub unused: u32,
+    pub allowed: u32,
+    pub skipped: u32,
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]

@@ -10,7 +10,10 @@ KERNEL(step_judge, StepJudgeParams, 1024) {
     const StepState* state = reinterpret_cast<const StepState*>(p.state);
     StepStatus* status = reinterpret_cast<StepStatus*>(p.status);
     const float loss = *reinterpret_cast<const float*>(p.loss), norm = (float)sqrt(sum);
-    if (!(isfinite(loss) && isfinite(norm))) status->stopped = 1;
+    const uint32_t bad = !(isfinite(loss) && isfinite(norm));
+    const uint32_t skipped = status->skipped + bad;
+    status->skipped = skipped;
+    status->stopped = skipped > status->allowed ? KIUNGO_STOPPED_FOR_GOOD : bad;
     status->gradient_norm = norm;
     // torch's clip_grad_norm_ divides by norm + 1e-6.
     status->factor = fminf(state->max_norm / (norm + 1e-6f), 1.0f);
@@ -28,6 +31,8 @@ KERNEL(step_judge, StepJudgeParams, 1024) {
 KERNEL(step_begin, StepJudgeParams, 32) {
     if (threadIdx.x != 0) return;
     StepStatus* status = reinterpret_cast<StepStatus*>(p.status);
-    if (!isfinite(*reinterpret_cast<const float*>(p.loss))) status->stopped = 1;
+    const uint32_t bad = !isfinite(*reinterpret_cast<const float*>(p.loss));
+    // The step is counted when it is judged.
+    status->stopped = status->skipped + bad > status->allowed ? KIUNGO_STOPPED_FOR_GOOD : bad;
     status->factor = 1.0f;
 }

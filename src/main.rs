@@ -6,7 +6,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            let interrupted = error.downcast_ref::<kiungo::commands::Interrupted>();
+            interrupted.map_or(ExitCode::FAILURE, |signal| ExitCode::from(signal.exit_code()))
         }
     }
 }

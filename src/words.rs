@@ -53,4 +53,25 @@ pub(crate) mod as_word {
     {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
+
+    /// `#[serde(with = "as_word::option")]`: the same of a field that may be absent.
+    pub mod option {
+        use super::*;
+
+        pub fn serialize<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+            match value {
+                Some(value) => serializer.collect_str(value),
+                None => serializer.serialize_none(),
+            }
+        }
+
+        pub fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+        where
+            T: FromStr<Err: Display>,
+            D: Deserializer<'de>,
+        {
+            let word = Option::<String>::deserialize(deserializer)?;
+            word.map(|word| word.parse().map_err(D::Error::custom)).transpose()
+        }
+    }
 }

@@ -8,6 +8,7 @@ mod commands;
 mod device;
 mod emulator;
 mod formats;
+mod fuzz;
 mod kernels;
 mod llama;
 mod ops;
@@ -15,3 +16,7 @@ mod report;
 mod retrieval;
 mod support;
 mod training;
+
+/// So that tests see what a reader allocates.
+#[global_allocator]
+static ALLOCATOR: fuzz::Bounded = fuzz::Bounded;

@@ -20,6 +20,9 @@ __device__ __forceinline__ AdamwStep adamw_step(const AdamwParams& p) {
             status && status->stopped};
 }
 
+// A gradient that is not finite reaches no weight: where one learns before the norm is known, only the norm shows it.
+__device__ __forceinline__ float usable(float g) { return isfinite(g) ? g : 0.0f; }
+
 // Which of the arrays that a step rounds.
 enum Rounded { WEIGHT = 1, FIRST = 2, SECOND = 3 };
 

@@ -38,6 +38,8 @@ enum Command {
     Doctor(doctor::Doctor),
 }
 
+pub use train::Interrupted;
+
 impl Cli {
     /// Runs the subcommand. An error is one line, with its causes after colons.
     pub fn run(self) -> anyhow::Result<()> {

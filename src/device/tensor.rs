@@ -413,6 +413,33 @@ impl Tensor {
         }
     }
 
+    /// The bytes of the elements, whatever their type, on the host; waits for the device.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, DeviceError> {
+        match &self.storage {
+            Storage::Host(host) => Ok(host.bytes()[..self.bytes()].to_vec()),
+            Storage::Gpu(a) => {
+                let mut bytes = vec![0; self.bytes()];
+                a.gpu.download(a.address, &mut bytes)?;
+                Ok(bytes)
+            }
+        }
+    }
+
+    /// Replaces all elements by what [`to_bytes`](Tensor::to_bytes) gave of a tensor of the same type and size.
+    pub fn write_bytes(&mut self, bytes: &[u8]) -> Result<(), DeviceError> {
+        if bytes.len() != self.bytes() {
+            let (expected, found) = (self.bytes(), bytes.len());
+            return Err(DeviceError::Length { what: "write_bytes", expected, found });
+        }
+        match &mut self.storage {
+            Storage::Host(host) => {
+                host.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+                Ok(())
+            }
+            Storage::Gpu(a) => a.gpu.upload(bytes, a.address),
+        }
+    }
+
     /// The elements widened to f32; waits for the device. For f32 and bf16.
     pub fn to_f32(&self) -> Result<Vec<f32>, DeviceError> {
         match self.dtype {

@@ -227,7 +227,8 @@ pub mod cpu {
     #[inline(always)]
     pub(super) fn update(c: &Coefficients, clip: f32, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
         for (((w, g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
-            let g = g * clip;
+            // One that is not finite reaches no weight: where one learns before the norm is known, only the norm shows it.
+            let g = if g.is_finite() { g * clip } else { 0.0 };
             *m += c.gradient * (g - *m);
             *v = *v * c.beta2 + c.square * g * g;
             let denominator = v.sqrt() / c.root_correction + c.eps;

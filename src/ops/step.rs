@@ -7,10 +7,13 @@
 
 use super::adamw::Coefficients;
 use super::check::{Check, F32, U8};
-use super::params::{StepRecord, StepState, StepStatus};
+use super::params::{KIUNGO_STOPPED_FOR_GOOD, StepRecord, StepState, StepStatus};
 use super::{OpError, Result};
 use crate::device::{DType, Device, DeviceError, Pinned, Staging, Tensor};
 use bytemuck::Pod;
+
+/// [`StepRecord::stopped`] of a step that changed nothing, as no later one will; 1 is that of a step left out alone.
+pub const LATCHED: u32 = KIUNGO_STOPPED_FOR_GOOD;
 
 /// What varies from step to step: the host writes it, kernels read it.
 #[derive(Debug)]
@@ -64,6 +67,13 @@ impl Status {
     /// Nothing has happened yet.
     pub fn new(device: &Device) -> Result<Status> {
         Ok(Status(block::<StepStatus>(device)?))
+    }
+
+    /// Says how many steps may be left out because their loss or gradient is not finite, and how many were. Without this
+    /// call none may.
+    pub fn allow(&mut self, allowed: u32, skipped: u32) -> Result {
+        let status = StepStatus { allowed, skipped, ..StepStatus::default() };
+        Ok(self.0.write(bytemuck::bytes_of(&status))?)
     }
 
     pub(crate) fn check(&self, check: &Check) -> Result {
@@ -154,8 +164,9 @@ impl Metrics {
 /// Judges a step whose loss and gradient are known.
 ///
 /// The gradient's norm is the root of the sum of `squares`; its factor is `max_norm / (norm + 1e-6)`, at most 1, as
-/// torch's `clip_grad_norm_` has it. From the first loss or norm that is not finite on, the status says `stopped`, and
-/// AdamW changes nothing any more. The record goes to `metrics`.
+/// torch's `clip_grad_norm_` has it. Where loss or norm are not finite the status says `stopped`, and AdamW changes
+/// nothing: in this step alone, or, once more steps were like that than [`Status::allow`] says, in every step from
+/// then on. The record goes to `metrics`.
 ///
 /// - `loss`: `[1]`, f32
 /// - `squares`: `[n]`, f32, as [`super::clip::squares`] leaves them
@@ -199,11 +210,14 @@ pub fn begin(loss: &Tensor, status: &mut Status) -> Result {
 
 /// The reference.
 pub mod cpu {
+    use super::LATCHED;
     use crate::ops::params::{StepRecord, StepState, StepStatus};
 
     /// See [`super::begin`].
     pub fn begin(loss: f32, status: StepStatus) -> StepStatus {
-        let stopped = if loss.is_finite() { status.stopped } else { 1 };
+        // The step is counted when it is judged.
+        let for_good = status.skipped + u32::from(!loss.is_finite()) > status.allowed;
+        let stopped = if for_good { LATCHED } else { u32::from(!loss.is_finite()) };
         StepStatus { factor: 1.0, stopped, ..status }
     }
 
@@ -211,10 +225,11 @@ pub mod cpu {
     pub fn judge(loss: f32, squares: &[f32], state: &StepState, status: StepStatus) -> (StepStatus, StepRecord) {
         let gradient_norm = squares.iter().map(|&s| f64::from(s)).sum::<f64>().sqrt() as f32;
         let finite = loss.is_finite() && gradient_norm.is_finite();
-        let stopped = if finite { status.stopped } else { 1 };
+        let skipped = status.skipped.saturating_add(u32::from(!finite));
+        let stopped = if skipped > status.allowed { LATCHED } else { u32::from(!finite) };
         let factor = (state.max_norm / (gradient_norm + 1e-6)).min(1.0);
         let record = StepRecord { loss, gradient_norm, stopped, serial: state.serial };
-        (StepStatus { gradient_norm, factor, stopped, unused: 0 }, record)
+        (StepStatus { gradient_norm, factor, stopped, allowed: status.allowed, skipped }, record)
     }
 }
 

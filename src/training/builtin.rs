@@ -55,10 +55,21 @@ pub enum BuiltinError {
     Config(#[from] ConfigError),
 }
 
+impl Builtin {
+    /// The places below a folder.
+    pub fn at(folder: &Path) -> Builtin {
+        Builtin { model: folder.join("model"), pairs: folder.join("words.sw-en.tsv"), xquad: folder.join("xquad") }
+    }
+
+    /// Whether these pairs are there, as they were written.
+    pub fn is_there(&self) -> bool {
+        std::fs::read(&self.pairs).is_ok_and(|pairs| pairs == WORDS.as_bytes())
+    }
+}
+
 /// Writes the model folder and the data below `folder`, which must be absent or empty. The same seed gives the same bytes.
 pub fn write_to(folder: &Path, seed: u64) -> Result<Builtin, BuiltinError> {
-    let at =
-        Builtin { model: folder.join("model"), pairs: folder.join("words.sw-en.tsv"), xquad: folder.join("xquad") };
+    let at = Builtin::at(folder);
     for folder in [folder, &at.model, &at.xquad] {
         output::create_new(folder)?;
     }

@@ -3,6 +3,7 @@
 pub mod arms;
 pub mod batch;
 pub mod builtin;
+pub mod checkpoint;
 pub mod evaluate;
 pub mod findings;
 mod graphs;
@@ -18,3 +19,4 @@ pub mod schedule;
 pub mod settings;
 pub mod step;
 pub mod summary;
+pub mod unmoved;

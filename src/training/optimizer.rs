@@ -76,6 +76,25 @@ impl Optimizer {
         })
     }
 
+    /// Everything that steps change, by name: the parameters, the copies of them that are held in fewer bits, and their
+    /// moments. In a fixed order.
+    pub fn tensors<'a>(&'a mut self, parameters: Vec<Parameter<'a>>) -> Vec<(String, &'a mut Tensor)> {
+        let mut list = vec![];
+        for (p, m) in parameters.into_iter().zip(&mut self.moments) {
+            let name = |part: &str| format!("{part}.{}", p.name);
+            list.push((name("weights"), p.master));
+            list.extend(p.rounded.map(|rounded| (name("rounded"), rounded)));
+            let parts = ["first_moment", "second_moment", "first_absmax", "second_absmax"];
+            list.extend(parts.map(name).into_iter().zip(m.tensors_mut()));
+        }
+        list
+    }
+
+    /// Steps that may be left out for a loss or gradient that is not finite, and those that were: by default none.
+    pub fn skip(&mut self, allowed: u32, skipped: u32) -> Result {
+        self.status.allow(allowed, skipped)
+    }
+
     /// Prepares for updates that come before the norm of the gradient is known ([`LinearUpdates`]): a loss that is not finite
     /// stops them.
     pub fn begin(&mut self, loss: &Tensor) -> Result {
@@ -85,7 +104,8 @@ impl Optimizer {
 
     /// Finds the norm of the gradient, decides on the update, and writes the step's record.
     ///
-    /// From the first loss or gradient that is not finite on, nothing is updated any more.
+    /// A step whose loss or gradient is not finite updates nothing; after more of them than [`Optimizer::skip`] allows no
+    /// step does.
     pub fn judge(
         &mut self,
         state: &State,

@@ -171,6 +171,8 @@ pub struct Summary {
     pub steps: usize,
     /// Mean loss of the last epoch.
     pub final_loss: Option<f32>,
+    /// SHA-256 over all that learned: runs of one seed on one device end in the same.
+    pub hash: String,
     /// Wall time of training alone, seconds.
     pub training_seconds: f64,
     /// The verdict on collapse, where there were development pairs.

@@ -3,7 +3,7 @@
 use super::settings::Settings;
 use crate::device::{DType, DeviceError};
 use crate::formats::kiungo_json::{Identity, Record};
-use crate::formats::output;
+use crate::formats::output::{self, NewFolder};
 use crate::formats::peft::{self, AdapterConfig, Factors};
 use crate::formats::safetensors::{Checkpoint, TensorLayout, write_safetensors};
 use crate::formats::tokenizer;
@@ -36,7 +36,7 @@ pub fn record(base: &Checkpoint, settings: &Settings) -> Result<Record> {
 
 /// Writes an adapter in PEFT's layout, with a record of what it was trained on beside it.
 pub fn adapter(folder: &Path, adapters: &Adapters, record: &Record, settings: &Settings) -> Result<()> {
-    output::create_new(folder)?;
+    let new = NewFolder::create(folder)?;
     let mut factors = BTreeMap::new();
     for (&block, projections) in &adapters.blocks {
         for (projection, lora) in projections.iter() {
@@ -53,17 +53,18 @@ pub fn adapter(folder: &Path, adapters: &Adapters, record: &Record, settings: &S
         rslora: false,
         unknown: vec![],
     };
-    peft::Adapter { config, factors }.write(folder)?;
-    Ok(record.write(folder)?)
+    peft::Adapter { config, factors }.write(new.path())?;
+    record.write(new.path())?;
+    Ok(new.commit()?)
 }
 
 /// Writes all weights as bf16, those that did not learn from `base`, with its configuration and tokenizer.
 pub fn model(folder: &Path, model: &Model, base: &Checkpoint, record: &Record) -> Result<()> {
-    output::create_new(folder)?;
+    let new = NewFolder::create(folder)?;
     let loaded = loaded_weights(model)?;
     let layout: Vec<_> = base.tensors().map(|(name, t)| TensorLayout::new(name, DType::Bf16, &t.shape)).collect();
     let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
-    write_safetensors(&folder.join("model.safetensors"), &layout, &metadata, |tensor| {
+    write_safetensors(&new.path().join("model.safetensors"), &layout, &metadata, |tensor| {
         let values = match loaded.get(&tensor.name) {
             Some(read) => read()?,
             None => base.read_f32(&tensor.name)?,
@@ -72,9 +73,10 @@ pub fn model(folder: &Path, model: &Model, base: &Checkpoint, record: &Record) -
         anyhow::Ok(Cow::Owned(bytemuck::cast_slice(&rounded).to_vec()))
     })?;
     let stored = model.config.stored_as("bfloat16")?;
-    output::write_file(&folder.join(config::FILE), stored.to_json())?;
-    tokenizer::copy(base.path(), folder)?;
-    Ok(record.write(folder)?)
+    output::write_file(&new.path().join(config::FILE), stored.to_json())?;
+    tokenizer::copy(base.path(), new.path())?;
+    record.write(new.path())?;
+    Ok(new.commit()?)
 }
 
 type Read<'a> = Box<dyn Fn() -> Result<Vec<f32>, DeviceError> + 'a>;

@@ -1,5 +1,8 @@
 //! One optimisation step: from a batch of pairs to updated parameters.
 
+mod diagnosis;
+mod state;
+
 use super::batch::{Batch, Group, Translations, largest_pass, padded_tokens};
 use super::graphs::{Graphs, Shape};
 use super::learner::Learner;
@@ -19,7 +22,7 @@ use crate::ops::attention::{self, Heads};
 use crate::ops::infonce::{self, Direction};
 use crate::ops::linear::Weight;
 use crate::ops::params::StepRecord;
-use crate::ops::step::{Metrics, State};
+use crate::ops::step::{LATCHED, Metrics, State};
 use crate::ops::{OpError, Result, embedding, lora, rmsnorm};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
@@ -31,13 +34,20 @@ pub struct StepReport {
     pub loss: f32,
     /// Norm of the gradient, before clipping.
     pub gradient_norm: f32,
+    /// What became of the update.
+    pub update: Update,
 }
 
-impl StepReport {
-    /// Whether loss and gradient are numbers. Where they are not, neither this step nor a later one changes anything.
-    pub fn is_finite(&self) -> bool {
-        self.loss.is_finite() && self.gradient_norm.is_finite()
-    }
+/// What a step did to the parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// They moved.
+    Made,
+    /// Nothing: its loss or gradient is not finite, as of no more steps than [`Trainer::skip`] allows.
+    Skipped,
+    /// Nothing, and no later step will. Weights that learn at once may have moved by the finite part of the gradient: then
+    /// [`Trainer::is_whole`] says no.
+    Stopped,
 }
 
 /// Steps that may be launched before the report of the first of them is taken: by so many, less one, metrics lag.
@@ -70,6 +80,8 @@ pub struct Trainer {
     /// Launches so far, and those whose report was taken.
     launched: u32,
     reported: u32,
+    /// Whether an update was begun and not made whole.
+    torn: bool,
 }
 
 /// States of all training texts after the frozen blocks, computed once.
@@ -148,6 +160,7 @@ impl Trainer {
             graphs: Graphs::default(),
             launched: 0,
             reported: 0,
+            torn: false,
             optimizer,
             settings: settings.clone(),
             plan: plan.clone(),
@@ -197,17 +210,19 @@ impl Trainer {
     /// An error where [`UNDER_WAY`] steps are under way: take a report first.
     pub fn launch(&mut self, group: &Group, pairs: &[usize], step: u32, learning_rate: f64) -> Result {
         self.stage(group, pairs, step, learning_rate)?;
-        self.launched += 1;
         // Parts of batches take their input from the host one after another, which no recording holds.
-        let gpu = match self.model.device.clone() {
-            Device::Cuda(gpu) if self.settings.chunk.is_none() => gpu,
-            _ => return self.update(),
-        };
-        let shape = self.shape(&gpu)?;
-        let mut graphs = std::mem::take(&mut self.graphs);
-        let done = graphs.run(&gpu, shape, || self.update());
-        self.graphs = graphs;
-        done
+        match self.model.device.clone() {
+            Device::Cuda(gpu) if self.settings.chunk.is_none() => {
+                let shape = self.shape(&gpu)?;
+                let mut graphs = std::mem::take(&mut self.graphs);
+                let done = graphs.run(&gpu, shape, || self.update());
+                self.graphs = graphs;
+                done?;
+            }
+            _ => self.update()?,
+        }
+        self.launched += 1;
+        Ok(())
     }
 
     /// The launches of a step whose batch is staged.
@@ -222,6 +237,7 @@ impl Trainer {
                 self.compare()?;
                 self.spread()?;
                 self.optimizer.begin(self.objective.loss())?;
+                self.torn = true;
                 self.backward(Pass::Update)?;
                 self.judge()?;
             }
@@ -234,24 +250,27 @@ impl Trainer {
                 self.judge()?;
                 self.clear_gradients()?;
                 self.spread()?;
+                self.torn = true;
                 self.backward(Pass::Update)?;
             }
         }
+        self.torn = true;
         let Trainer { model, learner, optimizer, state, .. } = self;
-        optimizer.apply(state, learner, model)
+        optimizer.apply(state, learner, model)?;
+        self.torn = false;
+        Ok(())
     }
 
     /// Adds the gradients of the staged batch: of all its texts together, or of a part of them at a time, as their states
     /// were when the whole batch was compared (Gao et al. 2021, arXiv 2101.06983).
     fn add_gradients(&mut self) -> Result {
-        let texts = 2 * self.batch.pairs;
         let Some(chunk) = self.settings.chunk else {
             self.forward()?;
             self.compare()?;
             self.spread()?;
             return self.backward(Pass::Update);
         };
-        let parts: Vec<_> = (0..texts).step_by(2 * chunk).map(|first| first..texts.min(first + 2 * chunk)).collect();
+        let parts = self.parts(chunk);
         for part in &parts {
             self.select(part.clone())?;
             self.forward()?;
@@ -265,6 +284,12 @@ impl Trainer {
             self.backward(Pass::Update)?;
         }
         Ok(())
+    }
+
+    /// The texts of each part of the staged batch.
+    fn parts(&self, chunk: usize) -> Vec<Range<usize>> {
+        let texts = 2 * self.batch.pairs;
+        (0..texts).step_by(2 * chunk).map(|first| first..texts.min(first + 2 * chunk)).collect()
     }
 
     /// Stages some of the batch's texts, for the passes that follow.
@@ -327,7 +352,14 @@ impl Trainer {
 
     fn take(&mut self, record: StepRecord) -> StepReport {
         self.reported += 1;
-        StepReport { loss: record.loss, gradient_norm: record.gradient_norm }
+        let update = match record.stopped {
+            0 => Update::Made,
+            LATCHED => Update::Stopped,
+            _ => Update::Skipped,
+        };
+        let before_the_norm = self.settings.update == When::AtOnce && self.settings.clip.is_none();
+        self.torn |= update == Update::Stopped && before_the_norm && record.loss.is_finite();
+        StepReport { loss: record.loss, gradient_norm: record.gradient_norm, update }
     }
 
     /// Forward and backward alone: the loss, with the gradients added to the learner's. Waits for the device.

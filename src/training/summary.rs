@@ -146,8 +146,8 @@ impl Summary {
         report.sections.push(
             Section::new("Training")
                 .text(format!(
-                    "{} steps in {:.1} s on {}; {} parameters learned.",
-                    self.steps, self.training_seconds, self.device, self.parameters
+                    "{} steps in {:.1} s on {}; {} parameters learned. Final hash, over all of them: {}. The same seed on the same device gives the same.",
+                    self.steps, self.training_seconds, self.device, self.parameters, self.hash
                 ))
                 .figure(step_figure(history, "Loss", |s| s.loss.into())?)
                 .figure(step_figure(history, "Learning rate", |s| s.learning_rate)?)

@@ -1,4 +1,5 @@
 mod compare;
+mod damage;
 mod doctor;
 mod embed;
 mod errors;
@@ -7,5 +8,6 @@ mod gpu;
 mod pilot;
 mod quantize;
 mod random;
+mod resume;
 mod round_trip;
 mod smollm2;

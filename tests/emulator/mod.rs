@@ -342,7 +342,8 @@ fn key(source: &Path) -> Result<String, String> {
     Ok(hash.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect())
 }
 
-fn compiler() -> String {
+/// The C++ compiler of this machine.
+pub fn compiler() -> String {
     std::env::var("CXX").unwrap_or_else(|_| "c++".into())
 }
 

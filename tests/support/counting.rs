@@ -2,6 +2,7 @@
 
 use kiungo::device::{DeviceError, Executor, Gpu, Launch, Mark, Recording};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Another executor, with its calls counted.
@@ -15,11 +16,16 @@ pub struct Counting {
 
 /// How often each function of an executor was called.
 #[derive(Clone, Debug, Default)]
-pub struct Calls(Arc<Mutex<BTreeMap<&'static str, usize>>>);
+pub struct Calls(Arc<Mutex<BTreeMap<&'static str, usize>>>, Arc<AtomicBool>);
 
 impl Calls {
     pub fn of(&self, function: &str) -> usize {
         self.0.lock().unwrap().get(function).copied().unwrap_or(0)
+    }
+
+    /// From now on no launch finds the memory that it needs.
+    pub fn fail_launches(&self) {
+        self.1.store(true, Ordering::Relaxed);
     }
 
     /// Forgets all calls so far, and returns them.
@@ -100,7 +106,11 @@ impl Executor for Counting {
         self.counted("fill").fill(at, byte, bytes)
     }
     fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
-        self.counted("launch").launch(launch)
+        let inner = self.counted("launch");
+        if self.calls.1.load(Ordering::Relaxed) {
+            return Err(DeviceError::OutOfMemory { asked: 1, free: Self::FREE, total: Self::TOTAL });
+        }
+        inner.launch(launch)
     }
     fn allocate_pinned(&self, bytes: usize) -> Result<[u64; 2], DeviceError> {
         self.counted("allocate_pinned").allocate_pinned(bytes)

@@ -29,7 +29,7 @@ fn trainer(device: &Device, compute: DType, method: Method) -> (Trainer, Group) 
 }
 
 /// The same with other settings.
-fn trainer_with(
+pub fn trainer_with(
     device: &Device,
     compute: DType,
     method: Method,

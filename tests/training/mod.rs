@@ -1,4 +1,5 @@
 mod builtin;
+mod checkpoint;
 mod findings;
 mod gpu;
 mod memory;

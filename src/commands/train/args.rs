@@ -10,13 +10,18 @@ use crate::ops::infonce::Direction;
 use crate::ops::pooling::Pooling;
 use crate::training::builtin;
 use crate::training::settings::{Decay, Dequantize, Keep, Loss, Master, Method, Preset, Settings, When};
+use crate::words::as_word;
 use clap::Args;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Train adapters or all weights on pairs of words or sentences, and score before and after.
 ///
 /// Without arguments it trains a small built-in model on built-in Swahili-English pairs.
-#[derive(Args)]
+///
+/// What decides the result is recorded in the run's folder, so that --resume needs none of it again.
+#[derive(Args, Clone, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
 #[command(after_help = EXAMPLES)]
 pub struct Train {
     /// Folder of a Llama in Hugging Face's layout: config.json, tokenizer.json, *.safetensors [default: built in]
@@ -31,17 +36,18 @@ pub struct Train {
     /// Pairs to read once, at the end [default: a tenth of the pairs]
     #[arg(long, value_name = "FILE", requires = "pairs")]
     pub control: Option<PathBuf>,
-    /// Recipe to start from: clean (learns), or paper (arXiv 2506.15415 in every detail)
-    #[arg(long, value_name = "NAME", default_value_t = Preset::Clean)]
-    pub preset: Preset,
-    /// What learns: lora (adapters) or full (all weights that the loss reaches)
-    #[arg(long, value_name = "NAME", default_value_t = Method::Lora)]
-    pub method: Method,
+    /// Recipe to start from: clean (learns), or paper (arXiv 2506.15415 in every detail) [clean]
+    #[arg(long, value_name = "NAME")]
+    pub preset: Option<Preset>,
+    /// What learns: lora (adapters) or full (all weights that the loss reaches) [lora]
+    #[arg(long, value_name = "NAME")]
+    pub method: Option<Method>,
     /// How the frozen weights are held: f32, bf16, nf4 or nf4-double [clean: bf16, paper: nf4]
     #[arg(long, value_name = "NAME")]
     pub base: Option<Base>,
     /// Blocks with adapters: a half-open range as 0..2, a list as 0,3, or all [clean: 0..2, paper: all]
     #[arg(long, value_name = "BLOCKS")]
+    #[serde(with = "as_word::option")]
     pub blocks: Option<Blocks>,
     /// Where the loss reads: the state after so many blocks, or final [2]
     #[arg(long, value_name = "LAYER")]
@@ -57,6 +63,7 @@ pub struct Train {
     pub dropout: Option<f32>,
     /// Linear layers with adapters: all, or some of q,k,v,o,gate,up,down [clean: all, paper: q,v]
     #[arg(long, value_name = "LIST")]
+    #[serde(with = "as_word::option")]
     pub projections: Option<Projections>,
     /// infonce or triplet [clean: infonce, paper: triplet]
     #[arg(long, value_name = "NAME")]
@@ -69,6 +76,7 @@ pub struct Train {
     pub margin: Option<f32>,
     /// Who looks for a partner: both sides, or forward, the source alone [clean: both, paper: forward]
     #[arg(long, value_name = "NAME")]
+    #[serde(with = "as_word::option")]
     pub direction: Option<Direction>,
     /// Times that each pair is seen [clean: 20, with the built-in model 60; paper: 5]
     #[arg(long, value_name = "N")]
@@ -109,14 +117,15 @@ pub struct Train {
     /// What the backward pass finds: all activations, or states between blocks, which takes a second forward pass [all]
     #[arg(long, value_name = "NAME")]
     pub keep: Option<Keep>,
-    /// Seeds the adapters, the order of pairs, dropout, splits and resampling
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
-    /// A new order of the pairs each epoch: on or off
-    #[arg(long, value_name = "WORD", default_value_t = Switch::On)]
-    pub shuffle: Switch,
+    /// Seeds the adapters, the order of pairs, dropout, splits and resampling [0]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// A new order of the pairs each epoch: on or off [on]
+    #[arg(long, value_name = "WORD")]
+    pub shuffle: Option<Switch>,
     /// mean, mean-no-sink or last, in training and evaluation [clean: mean-no-sink, paper: mean, then mean-no-sink]
     #[arg(long, value_name = "NAME")]
+    #[serde(with = "as_word::option")]
     pub pooling: Option<Pooling>,
     /// A BOS token in front: add where the tokenizer adds none, or tokenizer, as it does [add]
     #[arg(long, value_name = "NAME")]
@@ -138,19 +147,75 @@ pub struct Train {
     pub init: Option<PathBuf>,
     /// New folder for the run [default: the next number under runs/]
     #[arg(long, value_name = "DIR")]
+    #[serde(skip)]
     pub output: Option<PathBuf>,
-    /// auto, cpu or cuda
-    #[arg(long, value_name = "NAME", default_value_t = DeviceChoice::Auto)]
-    pub device: DeviceChoice,
+    /// auto, cpu or cuda [auto]
+    #[arg(long, value_name = "NAME")]
+    pub device: Option<DeviceChoice>,
     /// Precision of activations: f32 or bf16 [f32 on the CPU, bf16 on a GPU]
     #[arg(long, value_name = "NAME")]
     pub compute: Option<Compute>,
     /// Print the plan and its memory, and stop
     #[arg(long)]
+    #[serde(skip)]
     pub dry_run: bool,
+    #[command(flatten)]
+    #[serde(skip)]
+    pub keeping: Keeping,
     /// Stop after so many steps, without scoring: to compare losses with another program
     #[arg(long, value_name = "N", hide = true)]
+    #[serde(skip)]
     pub stop_after: Option<usize>,
+}
+
+/// What is kept of a run while it goes on. It changes no result, and may differ when a run is resumed.
+#[derive(Args, Clone, Default)]
+pub struct Keeping {
+    /// Go on with the run in this folder, where it was last saved; start it where there is none
+    #[arg(long, value_name = "DIR", conflicts_with = "output")]
+    pub resume: Option<PathBuf>,
+    /// Save a checkpoint every so many steps (100), or minutes (10m); off saves none [10m]
+    #[arg(long, value_name = "N|MINUTES")]
+    pub save_every: Option<SaveEvery>,
+    /// Checkpoints that are kept, the last ones [2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub keep_checkpoints: Option<u16>,
+    /// Leave out up to so many steps whose loss or gradient is not finite [0: the first ends the run]
+    #[arg(long, value_name = "N")]
+    pub skip_nonfinite: Option<u32>,
+}
+
+/// When a checkpoint is saved.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SaveEvery {
+    /// After so many steps.
+    Steps(usize),
+    /// After so many minutes.
+    Minutes(f64),
+    /// Never.
+    Off,
+}
+
+impl Default for SaveEvery {
+    fn default() -> SaveEvery {
+        SaveEvery::Minutes(10.0)
+    }
+}
+
+impl std::str::FromStr for SaveEvery {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<SaveEvery, String> {
+        let wrong = || format!("{s:?} is no interval: give steps (100), minutes (10m), or off");
+        match s.strip_suffix('m') {
+            _ if s == "off" => Ok(SaveEvery::Off),
+            Some(minutes) => {
+                let minutes = minutes.parse().ok().filter(|m: &f64| m.is_finite() && *m > 0.0);
+                minutes.map(SaveEvery::Minutes).ok_or_else(wrong)
+            }
+            None => s.parse().ok().filter(|&n| n > 0).map(SaveEvery::Steps).ok_or_else(wrong),
+        }
+    }
 }
 
 const EXAMPLES: &str = "\
@@ -158,7 +223,8 @@ Examples:
   kiungo train
   kiungo train --model Llama-3.1-8B --pairs words.tsv --base nf4 --xquad xquad --languages en,ro
   kiungo train --model Llama-3.1-8B --pairs words.tsv --method full --target final
-  kiungo train --model Llama-3.1-8B --pairs words.tsv --preset paper";
+  kiungo train --model Llama-3.1-8B --pairs words.tsv --preset paper
+  kiungo train --resume runs/0001";
 
 /// `on` or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +243,15 @@ pub enum Blocks {
     All,
     /// These.
     Some(Vec<usize>),
+}
+
+impl std::fmt::Display for Blocks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Blocks::All => f.write_str("all"),
+            Blocks::Some(blocks) => f.write_str(&blocks.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
+        }
+    }
 }
 
 impl std::str::FromStr for Blocks {
@@ -201,9 +276,20 @@ impl std::str::FromStr for Blocks {
 }
 
 impl Train {
+    /// The same with paths that do not depend on the folder that the program was started in.
+    pub fn absolute(mut self) -> std::io::Result<Train> {
+        let paths =
+            [&mut self.model, &mut self.pairs, &mut self.dev, &mut self.control, &mut self.xquad, &mut self.init];
+        for path in paths.into_iter().flatten() {
+            *path = std::path::absolute(&path)?;
+        }
+        Ok(self)
+    }
+
     /// The preset with what the user changed.
     pub fn settings(&self, config: &Config) -> Result<Settings, String> {
-        let mut s = Settings::preset(self.preset, self.method, config);
+        let preset = self.preset.unwrap_or(Preset::Clean);
+        let mut s = Settings::preset(preset, self.method.unwrap_or(Method::Lora), config);
         fn set<T: Clone>(field: &mut T, given: &Option<T>) {
             if let Some(value) = given {
                 *field = value.clone();
@@ -219,7 +305,7 @@ impl Train {
         set(&mut s.temperature, &self.temperature);
         set(&mut s.margin, &self.margin);
         set(&mut s.direction, &self.direction);
-        if self.model.is_none() && self.preset == Preset::Clean {
+        if self.model.is_none() && preset == Preset::Clean {
             s.epochs = builtin::EPOCHS;
         }
         set(&mut s.epochs, &self.epochs);
@@ -239,14 +325,17 @@ impl Train {
         set(&mut s.update, &self.update);
         set(&mut s.keep, &self.keep);
         s.clip = self.clip.or(s.clip);
-        s.seed = self.seed;
-        s.shuffle = self.shuffle == Switch::On;
+        set(&mut s.seed, &self.seed);
+        s.shuffle = self.shuffle != Some(Switch::Off);
         match &self.blocks {
             Some(Blocks::All) => s.blocks = (0..config.layers).collect(),
             Some(Blocks::Some(blocks)) => s.blocks = blocks.clone(),
             None => {}
         }
         check(&s)?;
+        if self.keeping.skip_nonfinite.is_some_and(|n| n > 0) && s.update == When::AtOnce && s.clip.is_none() {
+            return Err("--skip-nonfinite cannot leave out a step of --update at-once, whose weights learn before the whole gradient is known; add --clip".into());
+        }
         Ok(s)
     }
 }
@@ -290,6 +379,17 @@ fn check(s: &Settings) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn intervals_are_steps_or_minutes() {
+        let every = |s: &str| s.parse::<SaveEvery>();
+        assert_eq!(every("100"), Ok(SaveEvery::Steps(100)));
+        assert_eq!(every("0.5m"), Ok(SaveEvery::Minutes(0.5)));
+        assert_eq!(every("off"), Ok(SaveEvery::Off));
+        for wrong in ["", "0", "0m", "-1m", "m", "nanm", "1h", "1.5"] {
+            assert!(every(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn blocks_are_half_open() {

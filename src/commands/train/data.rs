@@ -9,7 +9,6 @@ use crate::llama::config::Quantization;
 use crate::llama::model::Base;
 use crate::retrieval::questions::Questions;
 use crate::training::batch::Group;
-use crate::training::builtin;
 use crate::training::settings::Settings;
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
@@ -41,7 +40,7 @@ impl Sources {
             let (model, pairs, xquad) = (model.clone(), pairs.clone(), args.xquad.clone());
             return Ok(Sources { model, notes, pairs, dev, control, xquad, languages });
         }
-        let built_in = builtin::write_to(&folder.input()?, builtin::SEED)?;
+        let built_in = folder.input()?;
         if args.model.is_none() {
             notes.push(
                 "The model is built in and its weights are random: figures show that the program works, not what a language model knows. Pass --model DIR (a Llama in Hugging Face's layout) and --pairs FILE for a real run."

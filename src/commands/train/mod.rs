@@ -4,31 +4,41 @@ mod args;
 pub(super) mod data;
 mod folder;
 mod memory;
+mod observer;
+mod record;
+mod signals;
 
 pub use args::Train;
+pub use signals::Interrupted;
 
-use super::common::{self, Compute};
+use super::common::{self, Compute, DeviceChoice};
 use super::inputs;
 use super::plan;
 use crate::device::{DType, Device};
+use crate::formats::kiungo_json::Identity;
 use crate::formats::safetensors::Checkpoint;
 use crate::formats::tokenizer::{Encoding, Tokenizer};
 use crate::formats::weights::{Options, load};
 use crate::llama::Layer;
 use crate::llama::config::Config;
 use crate::llama::model::Model;
+use crate::retrieval::words::Collapse;
 use crate::training::batch::{Group, Translations, largest_pass};
+use crate::training::checkpoint::{Found, Whole};
 use crate::training::learner::{Learner, LoraLearner};
 use crate::training::outcome::{Gauge, History, Summary};
 use crate::training::plan::{Plan, blocks_in_words};
-use crate::training::run::{self, Event, total_steps};
+use crate::training::run::{self, total_steps};
 use crate::training::save;
 use crate::training::settings::{Method, Preset, Settings};
 use crate::training::step::Trainer;
 use crate::training::summary;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use data::Data;
 use folder::RunFolder;
+use observer::{Observer, Saving};
+use record::RunRecord;
+use signals::Signals;
 use std::time::Instant;
 
 /// All that is known before weights are read.
@@ -42,26 +52,74 @@ struct Prepared {
     layers: Vec<Layer>,
 }
 
+/// What the steps of a run come to.
+struct Trained {
+    history: History,
+    collapse: Option<Collapse>,
+    /// Wall time of training, before a break too.
+    seconds: f64,
+}
+
+/// Checkpoints that are kept.
+const KEEP: u16 = 2;
+
 impl Train {
     pub fn run(self) -> Result<()> {
-        let folder = RunFolder::choose(self.output.as_deref())?;
-        let prepared = self.prepare(&folder)?;
-        let device = common::open_device(self.device)?;
-        let compute = Compute::or_default(self.compute, &device);
+        let given = self.absolute()?;
+        let folder = match &given.keeping.resume {
+            Some(folder) => RunFolder::reopen(folder)?,
+            None => RunFolder::choose(given.output.as_deref())?,
+        };
+        if folder.is_finished() {
+            println!("{}: this run is finished; nothing is left to do", folder.root().display());
+            return Ok(());
+        }
+        let begun = folder.record()?;
+        let (args, changed) = match &begun {
+            Some(begun) => record::merge(&given, begun)?,
+            None => (given, vec![]),
+        };
+        let prepared = args.prepare(&folder)?;
+        let device = common::open_device(args.device.unwrap_or(DeviceChoice::Auto))?;
+        let compute = Compute::or_default(args.compute, &device);
         prepared.print(compute);
         let ledger = prepared.ledger(&device, compute);
-        if self.dry_run {
+        if args.dry_run {
             println!("{}\n{}", plan::reads(&prepared.checkpoint, prepared.plan.parts), plan::table(&ledger, &device));
         }
         plan::fit(&ledger, &device, || prepared.ways(&device, compute))?;
-        if self.dry_run {
+        let now = prepared.record(&args, compute, &device)?;
+        if let Some(begun) = &begun {
+            begun.check_same_result(&now, &changed, folder.root())?;
+        }
+        if args.dry_run {
             return Ok(());
         }
-        folder.begin(&prepared.record(&device)?)?;
+        if begun.is_none() {
+            folder.begin(&now)?;
+        }
+        let resumed = args.resumed(&folder)?;
         let model = prepared.load(compute, &device)?;
-        self.train(&prepared, model, &folder)?;
+        args.train(&prepared, model, &folder, resumed)?;
         plan::say_peak(&ledger, &device);
         Ok(())
+    }
+
+    /// The newest whole checkpoint, of which it is said that the run goes on from it.
+    fn resumed(&self, folder: &RunFolder) -> Result<Option<Whole>> {
+        let checkpoints = folder.checkpoints(1);
+        checkpoints.remove_temporaries()?;
+        folder.remove_results()?;
+        let Found { newest, damaged } = checkpoints.newest()?;
+        for damage in damaged {
+            eprintln!("warning: damaged checkpoint: {damage}; the one before it is taken");
+        }
+        match &newest {
+            Some(whole) => eprintln!("resuming after step {} ({})", whole.progress.step, whole.folder.display()),
+            None if self.keeping.resume.is_some() => eprintln!("no checkpoint yet: the run starts at its beginning"),
+            None => {}
+        }
+        Ok(newest)
     }
 
     fn prepare(&self, folder: &RunFolder) -> Result<Prepared> {
@@ -85,7 +143,7 @@ impl Train {
         Ok(Prepared { sources, config, checkpoint, settings, plan, data, layers })
     }
 
-    fn train(&self, prepared: &Prepared, model: Model, folder: &RunFolder) -> Result<()> {
+    fn train(&self, prepared: &Prepared, model: Model, folder: &RunFolder, resumed: Option<Whole>) -> Result<()> {
         let Prepared { settings, plan, data, .. } = prepared;
         let gauge = Gauge::new(&data.groups, &data.questions, prepared.layers.clone(), settings)?;
         let device = model.device.clone();
@@ -102,18 +160,17 @@ impl Train {
             let blocks: Vec<usize> = (plan.prefix..plan.blocks).collect();
             println!("note: the 4-bit weights of {} are held in bf16, dequantised once", blocks_in_words(&blocks));
         }
-        let begin = Instant::now();
-        let mut history = History::default();
-        let collapse = self.steps(prepared, &gauge, &mut trainer, folder, &mut history)?;
-        let training_seconds = begin.elapsed().as_secs_f64();
+        let Trained { history, collapse, seconds } = self.steps(prepared, &gauge, &mut trainer, folder, resumed)?;
         let Some(before) = before else { return Ok(()) };
 
+        let hash = trainer.hash()?;
         let Trainer { model, learner, .. } = &trainer;
         let after = measure(&gauge, model, learner.adapters(), "after")?;
         let record = save::record(&prepared.checkpoint, settings)?;
+        let [adapter, whole_model] = folder::RESULTS.map(|name| folder.path(name));
         match learner {
-            Learner::Lora(lora) => save::adapter(&folder.path("adapter"), &lora.adapters, &record, settings)?,
-            Learner::Full(_) => save::model(&folder.path("model"), model, &prepared.checkpoint, &record)?,
+            Learner::Lora(lora) => save::adapter(&adapter, &lora.adapters, &record, settings)?,
+            Learner::Full(_) => save::model(&whole_model, model, &prepared.checkpoint, &record)?,
         }
         let summary = Summary {
             version: env!("CARGO_PKG_VERSION"),
@@ -122,7 +179,8 @@ impl Train {
             parameters: plan.parameters,
             steps: history.steps.len(),
             final_loss: history.epochs.last().and_then(|e| e.mean_loss),
-            training_seconds,
+            hash,
+            training_seconds: seconds,
             collapse,
             words: gauge.compare(&before, &after)?,
             questions_before: before.questions,
@@ -132,6 +190,7 @@ impl Train {
         let report = summary.report(&history)?;
         folder.finish(&summary, &report)?;
         println!("{}", report.to_text());
+        println!("final hash: {}", summary.hash);
         println!("run folder: {}", folder.root().display());
         Ok(())
     }
@@ -152,35 +211,51 @@ impl Train {
         gauge: &Gauge,
         trainer: &mut Trainer,
         folder: &RunFolder,
-        history: &mut History,
-    ) -> Result<Option<crate::retrieval::words::Collapse>> {
+        resumed: Option<Whole>,
+    ) -> Result<Trained> {
         let Prepared { settings, data, .. } = prepared;
         let dev = gauge.groups.iter().find(|(name, _)| *name == "dev").map(|(_, probe)| probe);
         let dev = dev.filter(|_| self.stop_after.is_none());
+        if let Some(whole) = &resumed {
+            whole.restore(trainer)?;
+        }
+        let past = resumed.as_ref().map(|whole| &whole.progress);
+        let (step, skipped) = past.map_or((0, 0), |p| (p.step, p.skipped));
+        trainer.skip(self.keeping.skip_nonfinite.unwrap_or(0), skipped)?;
+        let (metrics, history) = folder.metrics(past.map_or(0, |p| p.metrics_bytes))?;
         let total = total_steps(data.train().len(), settings);
-        let bar = common::progress(total, "training");
-        let mut metrics = folder.metrics()?;
-        let stop = self.stop_after.unwrap_or(usize::MAX);
-        let observe = |event: Event| -> Result<run::Go, String> {
-            match event {
-                Event::Step(step) => {
-                    bar.inc(1);
-                    bar.set_message(format!("loss {:.4}", step.loss));
-                    metrics.line(step).map_err(|e| e.to_string())?;
-                    history.steps.push(step.clone());
-                    return Ok(if step.step >= stop { run::Go::Stop } else { run::Go::On });
-                }
-                Event::Epoch(epoch) => {
-                    metrics.line(epoch).map_err(|e| e.to_string())?;
-                    history.epochs.push(epoch.clone());
-                }
-                Event::Collapsed(collapse) => bar.suspend(|| eprintln!("warning: {}", collapse.explanation())),
-            }
-            Ok(run::Go::On)
+        let signals = Signals::listen().context("signals")?;
+        let mut observer = Observer {
+            bar: common::progress(total, "training").with_position(step as u64),
+            metrics,
+            history: history.clone(),
+            settings,
+            signals: &signals,
+            saving: Saving {
+                checkpoints: folder.checkpoints(self.keeping.keep_checkpoints.unwrap_or(KEEP).into()),
+                every: self.keeping.save_every.unwrap_or_default(),
+                total,
+                config: folder.config()?,
+                device: common::device_in_words(&trainer.model.device),
+                seconds_before: past.map_or(0.0, |p| p.seconds),
+                begin: Instant::now(),
+                last: Instant::now(),
+                newest: resumed.as_ref().map(|whole| whole.folder.clone()),
+            },
+            skipped,
+            stop_after: self.stop_after.unwrap_or(usize::MAX),
         };
-        let collapse = run::run(trainer, data.train(), dev, settings, observe)?;
-        bar.finish_and_clear();
-        Ok(collapse)
+        let ended = run::run_from(step, &history, trainer, data.train(), dev, settings, |event| observer.see(event));
+        observer.bar.finish_and_clear();
+        let stands = || {
+            let (checkpoint, folder) = (observer.last_checkpoint(), folder.root().display());
+            format!("{checkpoint}; go on with: kiungo train --resume {folder}")
+        };
+        let collapse = ended.map_err(|error| anyhow!("{error}; {}", stands()))?;
+        match signals.interrupted(stands()) {
+            Some(interrupted) => Err(interrupted.into()),
+            None => Ok(Trained { history: observer.history, collapse, seconds: observer.saving.seconds() }),
+        }
     }
 }
 
@@ -256,15 +331,18 @@ impl Prepared {
     }
 
     /// `config.json` of the run.
-    fn record(&self, device: &Device) -> Result<serde_json::Value> {
-        Ok(serde_json::json!({
-            "kiungo": env!("CARGO_PKG_VERSION"),
-            "device": common::device_in_words(device),
-            "model": self.sources.model,
-            "settings": serde_json::to_value(&self.settings).context("settings")?,
-            "layers": self.layers.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "data": self.sources.checksums()?,
-        }))
+    fn record(&self, args: &Train, compute: DType, device: &Device) -> Result<RunRecord> {
+        Ok(RunRecord {
+            kiungo: env!("CARGO_PKG_VERSION").into(),
+            device: common::device_in_words(device),
+            compute: compute.to_string(),
+            model: self.sources.model.clone(),
+            identity: Identity::of(&self.checkpoint)?,
+            settings: serde_json::to_value(&self.settings).context("settings")?,
+            layers: self.layers.clone(),
+            data: self.sources.checksums()?,
+            arguments: args.clone(),
+        })
     }
 
     /// The longest sequence.

@@ -1,0 +1,25 @@
+//! The reader that `KIUNGO_FUZZ_TARGET` names.
+#![no_main]
+
+#[path = "../../tests/fuzz/targets.rs"]
+mod targets;
+
+use libfuzzer_sys::fuzz_target;
+use std::sync::LazyLock;
+use tempfile::TempDir;
+
+static TARGET: LazyLock<(&targets::Target, TempDir)> = LazyLock::new(|| {
+    let name = std::env::var("KIUNGO_FUZZ_TARGET").unwrap_or_default();
+    let target = targets::TARGETS.iter().find(|target| target.name == name);
+    let target = target.unwrap_or_else(|| panic!("KIUNGO_FUZZ_TARGET names no target: {name:?}"));
+    let folder = tempfile::tempdir().unwrap();
+    (target.prepare)(folder.path());
+    if let Some(corpus) = std::env::var_os("KIUNGO_FUZZ_SEEDS") {
+        for (i, seed) in (target.seeds)().into_iter().enumerate() {
+            std::fs::write(std::path::Path::new(&corpus).join(format!("seed-{i}")), seed).unwrap();
+        }
+    }
+    (target, folder)
+});
+
+fuzz_target!(|bytes: &[u8]| targets::run(TARGET.0, TARGET.1.path(), bytes));

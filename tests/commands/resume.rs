@@ -1,0 +1,419 @@
+//! Runs that are stopped, killed, or cannot write: what stands afterwards is whole, and going on ends in the bytes of a
+//! run that nothing happened to.
+
+use crate::emulator::compiler;
+use assert_cmd::cargo::CommandCargoExt;
+use kiungo::training::builtin::{self, Builtin};
+use rand::Rng;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Steps of the run: five epochs of two.
+const STEPS: usize = 10;
+
+struct Case {
+    folder: TempDir,
+    input: Builtin,
+    pairs: PathBuf,
+    method: &'static str,
+}
+
+impl Case {
+    fn new(method: &'static str) -> Case {
+        let folder = tempfile::tempdir().unwrap();
+        let input = builtin::write_to(&folder.path().join("in"), builtin::SEED).unwrap();
+        let pairs = folder.path().join("few words.tsv");
+        let words = fs::read_to_string(&input.pairs).unwrap();
+        fs::write(&pairs, words.lines().take(81).map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+        Case { folder, input, pairs, method }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Trains in a folder, from its last checkpoint on if it has one.
+    fn train(&self, run: &str, more: &[&str]) -> Command {
+        self.train_for("5", run, more)
+    }
+
+    /// The same for so many epochs.
+    fn train_for(&self, epochs: &str, run: &str, more: &[&str]) -> Command {
+        let mut command = Command::cargo_bin("kiungo").unwrap();
+        command.current_dir(self.folder.path()).args(["train", "--device", "cpu", "--method", self.method, "--model"]);
+        command.arg(&self.input.model).arg("--pairs").arg(&self.pairs).arg("--resume").arg(self.path(run));
+        command.args(["--batch", "32", "--epochs", epochs, "--warmup", "2", "--layers", "2"]).args(more);
+        command.env("RAYON_NUM_THREADS", "2").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// The bytes that a run ends in: what was learned, the losses of all steps, and the readings of all epochs.
+    fn result(&self, run: &str) -> (Vec<u8>, Vec<String>) {
+        let weights = match self.method {
+            "lora" => "adapter/adapter_model.safetensors",
+            _ => "model/model.safetensors",
+        };
+        let metrics = fs::read_to_string(self.path(run).join("metrics.jsonl")).unwrap();
+        let timeless = |line: &str| {
+            let mut line: serde_json::Map<_, _> = serde_json::from_str(line).unwrap();
+            line.remove("milliseconds");
+            serde_json::Value::Object(line).to_string()
+        };
+        (fs::read(self.path(run).join(weights)).unwrap(), metrics.lines().map(timeless).collect())
+    }
+
+    /// Fails unless the run, gone on with to its end, is as the reference, and nothing temporary is left.
+    #[track_caller]
+    fn ends_as_the_reference(&self, run: &str, what: &str) {
+        let output = self.train(run, &["--save-every", "5"]).output().unwrap();
+        assert!(output.status.success(), "{what}: {}", stderr(&output));
+        let (found, expected) = (self.result(run), self.result("reference"));
+        assert_eq!(found.1, expected.1, "{what}: metrics");
+        assert!(found.0 == expected.0, "{what}: other weights");
+        let left = temporaries(&self.path(run));
+        assert!(left.is_empty(), "{what}: left behind: {left:?}");
+    }
+
+    /// A run that nothing happens to.
+    fn reference(&self) {
+        let output = self.train("reference", &["--save-every", "5"]).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let steps = self
+            .result("reference")
+            .1
+            .iter()
+            .filter(|line| line.contains("loss\":") && line.contains("\"step\""))
+            .count();
+        assert_eq!(steps, STEPS);
+    }
+
+    fn last_error(&self, output: &Output) -> String {
+        let error = stderr(output).replace(&self.folder.path().display().to_string(), "DIR");
+        error.lines().last().unwrap_or_default().to_string()
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn temporaries(folder: &Path) -> Vec<PathBuf> {
+    let mut found = vec![];
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        if entry.file_name().to_string_lossy().ends_with(".tmp") {
+            found.push(entry.path());
+        }
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(temporaries(&entry.path()));
+        }
+    }
+    found
+}
+
+/// How often chance is tried: 20, or as often as `KIUNGO_TORTURE` says.
+fn tries() -> usize {
+    std::env::var("KIUNGO_TORTURE").ok().and_then(|n| n.parse().ok()).unwrap_or(20)
+}
+
+/// A library that makes the program's calls fail, or None where there is no compiler.
+fn faults() -> Option<PathBuf> {
+    let source = crate::support::path("support/faults.cpp");
+    let library = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("libfaults.so");
+    let made = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).ok()?;
+    let flags = ["-shared", "-fPIC", "-O1", "-std=c++17"];
+    let compiled = Command::new(compiler()).args(flags).arg("-o").arg(made.path()).arg(source).arg("-ldl").status();
+    if !compiled.is_ok_and(|status| status.success()) {
+        println!("skipped: no C++ compiler");
+        return None;
+    }
+    made.persist(&library).unwrap();
+    Some(library)
+}
+
+/// Runs the training with one of its calls failing, or with none, and the number of its calls.
+fn with_fault(case: &Case, library: &Path, run: &str, fault: &str, at: usize) -> (Output, usize) {
+    let count = case.path("count");
+    let mut command = case.train(run, &["--save-every", "2", "--keep-checkpoints", "1"]);
+    command.env("LD_PRELOAD", library).env("FAULT_FOLDER", case.path(run)).env("FAULT", fault);
+    let output = command.env("FAULT_AT", at.to_string()).env("FAULT_COUNT", &count).output().unwrap();
+    let calls = fs::read_to_string(&count).ok().and_then(|n| n.trim().parse().ok()).unwrap_or(0);
+    (output, calls)
+}
+
+/// 10 steps are 5 steps, a kill, and 5 steps: the same bytes.
+#[test]
+fn ten_steps_are_five_a_kill_and_five() {
+    let Some(library) = faults() else { return };
+    for method in ["lora", "full"] {
+        let case = Case::new(method);
+        case.reference();
+        // Killed at the first write behind the checkpoint of step 5: that of step 6 in metrics.jsonl, or a neighbour's.
+        let mut at = 1;
+        let progress = loop {
+            let run = format!("killed at {at}");
+            let mut command = case.train(&run, &["--save-every", "5"]);
+            command.env("LD_PRELOAD", &library).env("FAULT_FOLDER", case.path(&run));
+            let output = command.env("FAULT", "kill").env("FAULT_AT", at.to_string()).output().unwrap();
+            assert_eq!(output.status.signal(), Some(9), "{}", stderr(&output));
+            if case.path(&run).join("checkpoints/step-00000005").exists() {
+                break run;
+            }
+            at += 1;
+        };
+        let output = case.train(&progress, &[]).output().unwrap();
+        assert!(stderr(&output).contains("resuming after step 5 "), "{}", stderr(&output));
+        assert_eq!(case.result(&progress), case.result("reference"), "{method}");
+        let state = |run: &str| fs::read(case.path(run).join("checkpoints/step-00000010/state.safetensors")).unwrap();
+        assert!(state(&progress) == state("reference"), "{method}: the optimizer's state differs");
+    }
+}
+
+/// Each call that changes a file fails once: of the disk being full, of a fault of the disk, of a write that is cut short;
+/// and the process is killed at each. All of them with `KIUNGO_TORTURE`, else some.
+#[test]
+fn whatever_write_fails_the_run_goes_on_to_the_same_bytes() {
+    let Some(library) = faults() else { return };
+    for method in ["lora", "full"] {
+        let case = Case::new(method);
+        case.reference();
+        let (output, calls) = with_fault(&case, &library, "none", "none", 0);
+        assert!(output.status.success() && calls > 100, "{calls} calls: {}", stderr(&output));
+        let stride = if std::env::var_os("KIUNGO_TORTURE").is_some() { 1 } else { calls / 5 };
+        println!("{method}: {calls} calls, each {stride}th fails");
+        for (i, fault) in ["enospc", "eio", "short", "kill"].into_iter().enumerate() {
+            for at in (1 + i * stride / 4..=calls).step_by(stride) {
+                let what = format!("{method}, {fault} at call {at} of {calls}");
+                let (output, _) = with_fault(&case, &library, "run", fault, at);
+                let error = stderr(&output);
+                match fault {
+                    "kill" => assert_eq!(output.status.signal(), Some(9), "{what}: {error}"),
+                    "short" => assert!(output.status.success(), "{what}: {error}"),
+                    _ if output.status.success() => {}
+                    _ => {
+                        let last = case.last_error(&output);
+                        let says = if fault == "eio" { "Input/output error" } else { "No space left on device" };
+                        assert!(last.starts_with("error: ") && last.contains(says), "{what}: {error}");
+                    }
+                }
+                case.ends_as_the_reference("run", &what);
+                fs::remove_dir_all(case.path("run")).unwrap();
+            }
+        }
+    }
+}
+
+/// SIGKILL at random moments, again and again until the run is through.
+#[test]
+fn killed_at_random_moments_a_run_ends_in_the_same_bytes() {
+    let case = Case::new("lora");
+    let begin = Instant::now();
+    case.reference();
+    let whole = begin.elapsed();
+    let mut rng = crate::support::rng(7);
+    let (mut kills, mut runs) = (0, 0);
+    while kills < tries() {
+        let run = format!("run {runs}");
+        // Later and later, so that the run gets through.
+        for attempt in 1.. {
+            let mut child = case.train(&run, &["--save-every", "1"]).spawn().unwrap();
+            let most = whole.as_micros() as u64 * (2 + attempt) / 4;
+            std::thread::sleep(Duration::from_micros(rng.random_range(0..most)));
+            child.kill().unwrap();
+            let output = child.wait_with_output().unwrap();
+            match output.status.signal() {
+                Some(9) => kills += 1,
+                _ => {
+                    assert!(output.status.success(), "{run}: {}", stderr(&output));
+                    break;
+                }
+            }
+        }
+        case.ends_as_the_reference(&run, &run);
+        runs += 1;
+    }
+    println!("{kills} kills in {runs} runs");
+}
+
+/// The first SIGTERM or SIGINT saves and ends the run; what follows is as if it had not come.
+#[test]
+fn a_signal_saves_and_stops() {
+    let case = Case::new("lora");
+    let done = case.train_for("60", "reference", &["--save-every", "off"]).output().unwrap();
+    assert!(done.status.success() && !case.path("reference/checkpoints").exists(), "{}", stderr(&done));
+    for (signal, number, run) in [("TERM", 15, "terminated"), ("INT", 2, "interrupted")] {
+        let mut child = case.train_for("60", run, &[]).spawn().unwrap();
+        let metrics = case.path(run).join("metrics.jsonl");
+        let begin = Instant::now();
+        while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < 5 {
+            assert!(begin.elapsed() < Duration::from_secs(60) && child.try_wait().unwrap().is_none());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let sent = Command::new("kill").arg(format!("-{signal}")).arg(child.id().to_string()).status().unwrap();
+        assert!(sent.success());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(128 + number), "{}", stderr(&output));
+        let last = case.last_error(&output);
+        let newest = fs::read_dir(case.path(run).join("checkpoints")).unwrap().flatten().next().unwrap();
+        let newest = newest.file_name().into_string().unwrap();
+        let expected = format!(
+            "error: stopped by SIG{signal}; the last good checkpoint is DIR/{run}/checkpoints/{newest}; go on with: kiungo train --resume DIR/{run}"
+        );
+        assert_eq!(last, expected);
+        assert!(temporaries(&case.path(run)).is_empty());
+        let output = case.train_for("60", run, &[]).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(case.result(run) == case.result("reference"), "{signal}: other bytes");
+    }
+}
+
+#[test]
+fn arguments_that_would_change_the_result_are_refused_by_name() {
+    let Some(library) = faults() else { return };
+    let case = Case::new("lora");
+    case.reference();
+    let (output, calls) = with_fault(&case, &library, "run", "none", 0);
+    assert!(output.status.success(), "{}", stderr(&output));
+    fs::remove_dir_all(case.path("run")).unwrap();
+    let (output, _) = with_fault(&case, &library, "run", "kill", calls / 2);
+    assert_eq!(output.status.signal(), Some(9));
+    let resume = |more: &[&str]| {
+        let mut command = Command::cargo_bin("kiungo").unwrap();
+        command.current_dir(case.folder.path()).args(["train", "--resume", "run"]).args(more);
+        command.output().unwrap()
+    };
+    for (arguments, names) in [
+        (&["--seed", "1"][..], "--seed"),
+        (&["--lr", "2e-3"], "--lr"),
+        (&["--epochs", "6"], "--epochs"),
+        (&["--batch", "16", "--layers", "1"], "--batch, --layers"),
+        (&["--clip", "1", "--shuffle", "off"], "--clip, --shuffle"),
+        (&["--compute", "bf16"], "--compute"),
+        (&["--pairs", "in/words.sw-en.tsv"], "--pairs"),
+    ] {
+        let output = resume(arguments);
+        let expected = format!(
+            "error: {names} would change the result of the run in DIR/run; leave it out, or begin a new run with --output"
+        );
+        assert_eq!(case.last_error(&output), expected);
+        assert_eq!(output.status.code(), Some(1));
+    }
+    let words = fs::read_to_string(&case.pairs).unwrap();
+    fs::write(&case.pairs, words.replace("horse", "house")).unwrap();
+    let expected =
+        "error: DIR/few words.tsv: not what it was when the run in DIR/run was begun; put it back, or begin a new run";
+    assert_eq!(case.last_error(&resume(&[])), expected);
+    fs::write(&case.pairs, words).unwrap();
+    // Said again, in other words, they are the same; and so are those that change no result.
+    let output = resume(&[
+        "--lr",
+        "0.001",
+        "--epochs",
+        "5",
+        "--keep-checkpoints",
+        "3",
+        "--save-every",
+        "1",
+        "--pairs",
+        "few words.tsv",
+    ]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    case.ends_as_the_reference("run", "after refusals");
+}
+
+/// A finished run is left as it is, and a folder without one is where it begins.
+#[test]
+fn a_finished_run_is_left_as_it_is() {
+    let case = Case::new("lora");
+    case.reference();
+    let before = fs::metadata(case.path("reference/summary.json")).unwrap().modified().unwrap();
+    let output = case.train("reference", &[]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let said = String::from_utf8_lossy(&output.stdout).replace(&case.folder.path().display().to_string(), "DIR");
+    assert_eq!(said, "DIR/reference: this run is finished; nothing is left to do\n");
+    assert_eq!(fs::metadata(case.path("reference/summary.json")).unwrap().modified().unwrap(), before);
+}
+
+/// A checkpoint that something happened to is reported, and the one before is taken; where none is whole nothing is.
+#[test]
+fn damaged_checkpoints_are_reported() {
+    let Some(library) = faults() else { return };
+    let case = Case::new("lora");
+    case.reference();
+    let last = |folder: &Path| {
+        let mut steps: Vec<PathBuf> =
+            fs::read_dir(folder.join("checkpoints")).unwrap().map(|e| e.unwrap().path()).collect();
+        steps.sort();
+        steps
+    };
+    let damage = |path: PathBuf, what: usize| {
+        let mut bytes = fs::read(&path).unwrap();
+        match what {
+            0 => bytes.truncate(bytes.len() / 2),
+            1 => {
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+            }
+            _ => return fs::remove_file(path).unwrap(),
+        }
+        fs::write(path, bytes).unwrap();
+    };
+    let calls = with_fault(&case, &library, "counted", "none", 0).1;
+    for file in ["state.safetensors", "progress.json", "config.json", "complete.json"] {
+        for what in 0..3 {
+            let mut command = case.train("run", &["--save-every", "1", "--keep-checkpoints", "3"]);
+            command.env("LD_PRELOAD", &library).env("FAULT_FOLDER", case.path("run"));
+            let killed = command.env("FAULT", "kill").env("FAULT_AT", calls.to_string()).output().unwrap();
+            assert_eq!(killed.status.signal(), Some(9), "{}", stderr(&killed));
+            let steps = last(&case.path("run"));
+            assert!(steps.len() >= 2, "{steps:?}");
+            damage(steps.last().unwrap().join(file), what);
+            let output = case.train("run", &[]).output().unwrap();
+            let error = stderr(&output);
+            let warned = format!("warning: damaged checkpoint: {}", steps.last().unwrap().display());
+            assert!(error.contains(&warned), "{file}, {what}: {error}");
+            assert!(error.contains(&format!("({})", steps[steps.len() - 2].display())), "{file}, {what}: {error}");
+            case.ends_as_the_reference("run", file);
+            fs::remove_dir_all(case.path("run")).unwrap();
+        }
+    }
+    let (_, _) = with_fault(&case, &library, "run", "kill", calls * 2 / 3);
+    for step in last(&case.path("run")) {
+        damage(step.join("state.safetensors"), 1);
+    }
+    let output = case.train("run", &[]).output().unwrap();
+    let error = case.last_error(&output);
+    assert!(
+        error.starts_with("error: DIR/run/checkpoints: none of the checkpoints is whole (DIR/run/checkpoints/step-")
+    );
+    assert!(
+        error.ends_with(
+            "not the bytes that were written, by its checksum); remove the folder to train from the beginning"
+        )
+    );
+}
+
+#[test]
+fn two_processes_do_not_share_a_run() {
+    let case = Case::new("lora");
+    fs::create_dir(case.path("run")).unwrap();
+    let lock = fs::File::open(case.path("run")).unwrap();
+    lock.lock().unwrap();
+    let output = case.train("run", &[]).output().unwrap();
+    let expected = "error: DIR/run: another kiungo is at work on this run; wait for it, or stop it";
+    assert_eq!(case.last_error(&output), expected);
+}
+
+#[test]
+fn a_folder_of_something_else_is_no_run() {
+    let case = Case::new("lora");
+    fs::create_dir(case.path("run")).unwrap();
+    fs::write(case.path("run/mine.txt"), "mine").unwrap();
+    let output = case.train("run", &[]).output().unwrap();
+    let expected = "error: DIR/run: not empty (it holds mine.txt); name a new folder, or empty this one";
+    assert_eq!(case.last_error(&output), expected);
+    assert_eq!(fs::read(case.path("run/mine.txt")).unwrap(), b"mine");
+}
