@@ -5,9 +5,18 @@ fn main() -> ExitCode {
     match kiungo::commands::Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", in_words(&error));
             let interrupted = error.downcast_ref::<kiungo::commands::Interrupted>();
             interrupted.map_or(ExitCode::FAILURE, |signal| ExitCode::from(signal.exit_code()))
         }
     }
+}
+
+/// The error and its causes, each said once.
+fn in_words(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |words, cause| match words.as_str() {
+        "" => cause,
+        words if words.contains(&cause) => words.to_string(),
+        words => format!("{words}: {cause}"),
+    })
 }

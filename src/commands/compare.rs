@@ -472,7 +472,7 @@ impl Lab {
                     steps += 1;
                 }
                 Event::Epoch(epoch) => final_loss = epoch.mean_loss,
-                Event::Collapsed(_) => {}
+                _ => {}
             }
             Ok(run::Go::On)
         })?;

@@ -1,17 +1,37 @@
 //! `kiungo doctor`: what this build and this machine can do, and what to do where they cannot.
 
-use super::common::bytes;
+use super::common::bytes as bytes_in_words;
 use crate::device::cuda::{self, Card};
 use crate::device::{Device, DeviceError, Tensor};
+use crate::formats::safetensors::Checkpoint;
+use crate::formats::tokenizer::Tokenizer;
+use crate::formats::{pairs, squad};
+use crate::llama::config::Config;
 use crate::ops::residual;
 use clap::Args;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Say what this build and this machine can do
 ///
-/// Each line is ok, or a problem with its remedy. The exit code is 0 if kernels run on a GPU, 1 if not: then everything
-/// runs on the CPU.
+/// Each line is ok, or a problem with its remedy. The exit code is 0 where there is no problem. Without a GPU that runs
+/// kernels it is 1: then everything runs on the CPU.
 #[derive(Args)]
-pub struct Doctor {}
+pub struct Doctor {
+    /// Look at this model folder, too: its settings, its tokenizer and the headers of its weights
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Read this file of pairs
+    #[arg(long, value_name = "FILE")]
+    pairs: Option<PathBuf>,
+    /// Read the xquad.LANG.json files of this folder
+    #[arg(long, value_name = "DIR")]
+    xquad: Option<PathBuf>,
+    /// Where runs are to be written: how fast, and whether there is room
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    output: PathBuf,
+}
 
 /// One thing that was looked at.
 struct Finding {
@@ -30,7 +50,9 @@ const LITTLE_MEMORY: usize = 1 << 30;
 impl Doctor {
     pub fn run(self) -> anyhow::Result<()> {
         println!("kiungo {}", env!("CARGO_PKG_VERSION"));
-        let findings = findings();
+        let mut findings = findings();
+        // Behind the CPU: what a GPU needs comes last.
+        findings.splice(1..1, self.files());
         findings.iter().for_each(Finding::print);
         match findings.iter().filter(|f| f.found.is_err()).count() {
             0 => Ok(()),
@@ -38,6 +60,69 @@ impl Doctor {
             n => anyhow::bail!("{n} problems: their remedies are above"),
         }
     }
+}
+
+/// What is written to measure a disk, and the least that a run wants of it a second.
+const WRITTEN: usize = 32 << 20;
+const SLOW: f64 = 20e6;
+
+impl Doctor {
+    /// What was found of files and folders.
+    fn files(&self) -> Vec<Finding> {
+        let mut findings = vec![Finding { what: "disk", found: disk(&self.output) }];
+        let mut add = |what, found: anyhow::Result<String>| {
+            let problem = |e: anyhow::Error| Problem {
+                problem: format!("{e:#}"),
+                remedy: "see to what the line above says".into(),
+            };
+            findings.push(Finding { what, found: found.map_err(problem) });
+        };
+        if let Some(folder) = &self.model {
+            add("model", model(folder));
+        }
+        if let Some(file) = &self.pairs {
+            add("pairs", pairs::read(file, None).map(|p| format!("{} pairs", p.pairs.len())).map_err(Into::into));
+        }
+        if let Some(folder) = &self.xquad {
+            add("questions", questions(folder));
+        }
+        findings
+    }
+}
+
+/// Writes a file that is removed again.
+fn disk(folder: &Path) -> Result<String, Problem> {
+    let problem = |e: std::io::Error| Problem {
+        problem: format!("{}: {e}", folder.display()),
+        remedy: "give a folder that can be written to by --output, or make room there".into(),
+    };
+    let mut file = tempfile::tempfile_in(folder).map_err(problem)?;
+    let bytes = vec![0x5A; WRITTEN];
+    let begin = Instant::now();
+    file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(problem)?;
+    let rate = WRITTEN as f64 / begin.elapsed().as_secs_f64();
+    let words = format!("{} a second to {}", bytes_in_words(rate as usize), folder.display());
+    if rate < SLOW {
+        let remedy = "checkpoints will take long: save seldom (--save-every 60m), or write to another disk".into();
+        return Err(Problem { problem: words, remedy });
+    }
+    Ok(words)
+}
+
+fn model(folder: &Path) -> anyhow::Result<String> {
+    let config = Config::open(folder)?;
+    Tokenizer::open(folder, &config)?;
+    let checkpoint = Checkpoint::open(folder)?;
+    let size: usize = checkpoint.tensors().map(|(_, tensor)| tensor.bytes()).sum();
+    let (blocks, hidden, tensors) = (config.layers, config.hidden_size, checkpoint.tensors().count());
+    Ok(format!("{blocks} blocks of {hidden} features; {tensors} tensors, {}", bytes_in_words(size)))
+}
+
+fn questions(folder: &Path) -> anyhow::Result<String> {
+    let languages = squad::languages_in(folder)?;
+    let sets = squad::open_languages(folder, &languages)?;
+    let asked: usize = sets.iter().map(|set| set.questions().count()).sum();
+    Ok(format!("{asked} in {}", languages.join(", ")))
 }
 
 fn findings() -> Vec<Finding> {
@@ -78,7 +163,7 @@ fn gpu(ordinal: usize) -> Vec<Finding> {
 }
 
 fn memory(card: &Card) -> Result<String, Problem> {
-    let words = format!("{} of {} free", bytes(card.free), bytes(card.total));
+    let words = format!("{} of {} free", bytes_in_words(card.free), bytes_in_words(card.total));
     if card.free >= LITTLE_MEMORY {
         return Ok(words);
     }

@@ -1,6 +1,7 @@
 //! The CUDA driver as an [`Executor`]: a stream, its own or a caller's, and the kernels built into this binary.
 
 use super::graph::Builder;
+use super::recent::{self, Recent};
 use super::{DeviceError, Executor, Launch, Mark, Memory, Recording, TensorMap};
 use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
@@ -104,6 +105,8 @@ pub struct Driver {
     held: Arc<Mutex<Held>>,
     /// What is being recorded, instead of being run.
     recording: Mutex<Option<Builder>>,
+    /// On this stream.
+    recent: Recent,
 }
 
 /// What is allocated, by address, and its bytes.
@@ -169,6 +172,7 @@ impl Driver {
             kernels,
             held: Arc::default(),
             recording: Mutex::default(),
+            recent: Recent::default(),
         })
     }
 
@@ -179,7 +183,8 @@ impl Driver {
         }
         let Driver { multiprocessors, capability, .. } = *self;
         let (name, kernels, held) = (self.name.clone(), self.kernels.clone(), self.held.clone());
-        Ok(Driver { name, multiprocessors, capability, stream, kernels, held, recording: Mutex::default() })
+        let (recording, recent) = (Mutex::default(), Recent::default());
+        Ok(Driver { name, multiprocessors, capability, stream, kernels, held, recording, recent })
     }
 
     fn recording(&self) -> MutexGuard<'_, Option<Builder>> {
@@ -418,6 +423,7 @@ impl Executor for Driver {
     fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
         self.bind()?;
         let function = self.kernels.function(launch)?;
+        self.recent.note(launch);
         let [gx, gy, gz] = launch.grid;
         let [bx, by, bz] = launch.block;
         // The driver copies the struct before the call returns; it wants it aligned like the C struct.
@@ -450,7 +456,7 @@ impl Executor for Driver {
         // the op that made the launch has checked every shape behind its addresses.
         unsafe { sys::cuLaunchKernelEx(&config, function.handle, arguments.as_mut_ptr(), std::ptr::null_mut()) }
             .result()
-            .map_err(|e| failed(format!("{} with grid {gx}x{gy}x{gz} of {}", launch.kernel, bx * by * bz), e))
+            .map_err(|e| failed(recent::in_words(launch), e))
     }
 
     fn allocate_pinned(&self, bytes: usize) -> Result<[u64; 2], DeviceError> {
@@ -493,12 +499,12 @@ impl Executor for Driver {
         // SAFETY: the stream lives as long as `self`.
         match unsafe { sys::cuStreamQuery(self.stream.cu_stream()) } {
             sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
-            other => other.result().map(|()| true).map_err(|e| failed("cuStreamQuery (a kernel before it failed)", e)),
+            other => other.result().map(|()| true).map_err(|e| failed(self.recent.suspects("cuStreamQuery"), e)),
         }
     }
 
     fn synchronize(&self) -> Result<(), DeviceError> {
-        self.stream.synchronize().map_err(|e| failed("cuStreamSynchronize (a kernel before it failed)", e))
+        self.stream.synchronize().map_err(|e| failed(self.recent.suspects("cuStreamSynchronize"), e))
     }
 
     fn record(

@@ -29,6 +29,7 @@ mod error;
 mod graph;
 mod launch;
 mod pinned;
+mod recent;
 mod slices;
 mod tensor;
 

@@ -32,3 +32,28 @@ fn each_problem_has_a_remedy() {
         }
     }
 }
+
+/// Files that a run would read, and the disk that it would write to, are looked at too.
+#[test]
+fn files_and_the_disk_are_looked_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = kiungo::training::builtin::write_to(folder.path(), 1).unwrap();
+    let doctor = || {
+        let mut command = Command::cargo_bin("kiungo").unwrap();
+        command.arg("doctor").arg("--model").arg(&input.model).arg("--pairs").arg(&input.pairs);
+        let output = command.arg("--xquad").arg(&input.xquad).arg("--output").arg(folder.path()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = doctor();
+    for expected in [
+        "ok       model         4 blocks of 128 features; 39 tensors, 1.54 MB",
+        "ok       pairs         310 pairs",
+        "ok       questions     72 in en, sw",
+    ] {
+        assert!(said.lines().any(|line| line == expected), "{expected}\n{said}");
+    }
+    assert!(said.contains("disk          "), "{said}");
+    std::fs::write(&input.pairs, "one\n").unwrap();
+    let expected = format!("problem  pairs         {}:1: 1 column(s), expected at least 2", input.pairs.display());
+    assert!(doctor().contains(&expected), "{}", doctor());
+}

@@ -1,5 +1,6 @@
 mod compare;
 mod damage;
+mod determinism;
 mod doctor;
 mod embed;
 mod errors;

@@ -3,6 +3,7 @@
 
 use crate::emulator::compiler;
 use assert_cmd::cargo::CommandCargoExt;
+use kiungo::device::{Device, cuda};
 use kiungo::training::builtin::{self, Builtin};
 use rand::Rng;
 use std::fs;
@@ -20,16 +21,27 @@ struct Case {
     input: Builtin,
     pairs: PathBuf,
     method: &'static str,
+    device: &'static str,
+}
+
+/// The CPU, and the GPU where there is one.
+fn devices() -> Vec<&'static str> {
+    let gpu = cuda::has_kernels() && Device::cuda(0).is_ok() && !crate::support::under_sanitizer();
+    ["cpu"].into_iter().chain(gpu.then_some("cuda")).collect()
 }
 
 impl Case {
     fn new(method: &'static str) -> Case {
+        Case::on("cpu", method)
+    }
+
+    fn on(device: &'static str, method: &'static str) -> Case {
         let folder = tempfile::tempdir().unwrap();
         let input = builtin::write_to(&folder.path().join("in"), builtin::SEED).unwrap();
         let pairs = folder.path().join("few words.tsv");
         let words = fs::read_to_string(&input.pairs).unwrap();
         fs::write(&pairs, words.lines().take(81).map(|line| format!("{line}\n")).collect::<String>()).unwrap();
-        Case { folder, input, pairs, method }
+        Case { folder, input, pairs, method, device }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -44,7 +56,14 @@ impl Case {
     /// The same for so many epochs.
     fn train_for(&self, epochs: &str, run: &str, more: &[&str]) -> Command {
         let mut command = Command::cargo_bin("kiungo").unwrap();
-        command.current_dir(self.folder.path()).args(["train", "--device", "cpu", "--method", self.method, "--model"]);
+        command.current_dir(self.folder.path()).args([
+            "train",
+            "--device",
+            self.device,
+            "--method",
+            self.method,
+            "--model",
+        ]);
         command.arg(&self.input.model).arg("--pairs").arg(&self.pairs).arg("--resume").arg(self.path(run));
         command.args(["--batch", "32", "--epochs", epochs, "--warmup", "2", "--layers", "2"]).args(more);
         command.env("RAYON_NUM_THREADS", "2").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -119,19 +138,18 @@ fn tries() -> usize {
     std::env::var("KIUNGO_TORTURE").ok().and_then(|n| n.parse().ok()).unwrap_or(20)
 }
 
-/// A library that makes the program's calls fail, or None where there is no compiler.
-fn faults() -> Option<PathBuf> {
+/// A library that makes the program's calls fail, in a folder of its own; None where there is no compiler.
+fn faults() -> Option<(TempDir, PathBuf)> {
     let source = crate::support::path("support/faults.cpp");
-    let library = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("libfaults.so");
-    let made = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).ok()?;
+    let folder = tempfile::tempdir().unwrap();
+    let library = folder.path().join("libfaults.so");
     let flags = ["-shared", "-fPIC", "-O1", "-std=c++17"];
-    let compiled = Command::new(compiler()).args(flags).arg("-o").arg(made.path()).arg(source).arg("-ldl").status();
-    if !compiled.is_ok_and(|status| status.success()) {
-        println!("skipped: no C++ compiler");
-        return None;
+    let compiled = Command::new(compiler()).args(flags).arg("-o").arg(&library).arg(source).arg("-ldl").status();
+    if compiled.is_ok_and(|status| status.success()) {
+        return Some((folder, library));
     }
-    made.persist(&library).unwrap();
-    Some(library)
+    println!("skipped: no C++ compiler");
+    None
 }
 
 /// Runs the training with one of its calls failing, or with none, and the number of its calls.
@@ -147,9 +165,9 @@ fn with_fault(case: &Case, library: &Path, run: &str, fault: &str, at: usize) ->
 /// 10 steps are 5 steps, a kill, and 5 steps: the same bytes.
 #[test]
 fn ten_steps_are_five_a_kill_and_five() {
-    let Some(library) = faults() else { return };
-    for method in ["lora", "full"] {
-        let case = Case::new(method);
+    let Some((_folder, library)) = faults() else { return };
+    for (device, method) in devices().into_iter().flat_map(|device| [(device, "lora"), (device, "full")]) {
+        let case = Case::on(device, method);
         case.reference();
         // Killed at the first write behind the checkpoint of step 5: that of step 6 in metrics.jsonl, or a neighbour's.
         let mut at = 1;
@@ -166,9 +184,9 @@ fn ten_steps_are_five_a_kill_and_five() {
         };
         let output = case.train(&progress, &[]).output().unwrap();
         assert!(stderr(&output).contains("resuming after step 5 "), "{}", stderr(&output));
-        assert_eq!(case.result(&progress), case.result("reference"), "{method}");
+        assert!(case.result(&progress) == case.result("reference"), "{method} on {device}");
         let state = |run: &str| fs::read(case.path(run).join("checkpoints/step-00000010/state.safetensors")).unwrap();
-        assert!(state(&progress) == state("reference"), "{method}: the optimizer's state differs");
+        assert!(state(&progress) == state("reference"), "{method} on {device}: the optimizer's state differs");
     }
 }
 
@@ -176,7 +194,7 @@ fn ten_steps_are_five_a_kill_and_five() {
 /// and the process is killed at each. All of them with `KIUNGO_TORTURE`, else some.
 #[test]
 fn whatever_write_fails_the_run_goes_on_to_the_same_bytes() {
-    let Some(library) = faults() else { return };
+    let Some((_folder, library)) = faults() else { return };
     for method in ["lora", "full"] {
         let case = Case::new(method);
         case.reference();
@@ -272,7 +290,7 @@ fn a_signal_saves_and_stops() {
 
 #[test]
 fn arguments_that_would_change_the_result_are_refused_by_name() {
-    let Some(library) = faults() else { return };
+    let Some((_folder, library)) = faults() else { return };
     let case = Case::new("lora");
     case.reference();
     let (output, calls) = with_fault(&case, &library, "run", "none", 0);
@@ -340,7 +358,7 @@ fn a_finished_run_is_left_as_it_is() {
 /// A checkpoint that something happened to is reported, and the one before is taken; where none is whole nothing is.
 #[test]
 fn damaged_checkpoints_are_reported() {
-    let Some(library) = faults() else { return };
+    let Some((_folder, library)) = faults() else { return };
     let case = Case::new("lora");
     case.reference();
     let last = |folder: &Path| {

@@ -113,7 +113,8 @@ impl RunFolder {
 
     /// Writes the resolved configuration.
     pub fn begin(&self, record: &RunRecord) -> Result<()> {
-        self.write(CONFIG, &serde_json::to_string_pretty(record)?)?;
+        let text = serde_json::to_string_pretty(record).context("a run records its arguments")?;
+        self.write(CONFIG, &text)?;
         self.begun.set(true);
         Ok(())
     }

@@ -1,0 +1,46 @@
+//! One seed, one device: one result, however often and by however many threads.
+
+use assert_cmd::cargo::CommandCargoExt;
+use kiungo::device::{Device, cuda};
+use std::process::Command;
+
+/// How often a run is repeated on a device: ten times on the CPU, on a GPU so often as `KIUNGO_REPEATS` says.
+fn repeats(device: &str) -> usize {
+    let asked = std::env::var("KIUNGO_REPEATS").ok().and_then(|n| n.parse().ok());
+    asked.unwrap_or(if device == "cpu" { 10 } else { 20 })
+}
+
+/// The hash that a run ends with, as it is printed; the summary and the report hold it too.
+fn hash(device: &str, method: &str, threads: usize, folder: &std::path::Path) -> String {
+    let run = tempfile::tempdir_in(folder).unwrap();
+    let mut command = Command::cargo_bin("kiungo").unwrap();
+    command.current_dir(folder).env("RAYON_NUM_THREADS", threads.to_string());
+    command.args(["train", "--device", device, "--method", method, "--epochs", "2", "--layers", "2", "--output"]);
+    let output = command.arg(run.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).unwrap();
+    let hash = said.lines().find_map(|line| line.strip_prefix("final hash: ")).unwrap().to_string();
+    assert_eq!(hash.len(), 64);
+    for file in ["summary.json", "report.html", "report.txt"] {
+        let text = std::fs::read_to_string(run.path().join(file)).unwrap();
+        assert!(text.split_whitespace().collect::<String>().contains(&hash), "{file} lacks {hash}");
+    }
+    hash
+}
+
+#[test]
+fn a_run_ends_in_one_hash() {
+    let folder = tempfile::tempdir().unwrap();
+    let gpu = cuda::has_kernels() && Device::cuda(0).is_ok() && !crate::support::under_sanitizer();
+    for device in ["cpu"].into_iter().chain(gpu.then_some("cuda")) {
+        for method in ["lora", "full"] {
+            let first = hash(device, method, 1, folder.path());
+            for repeat in 1..repeats(device) {
+                let threads = 1 + repeat % 2;
+                let found = hash(device, method, threads, folder.path());
+                assert_eq!(found, first, "{method} on {device}, run {repeat}, {threads} threads");
+            }
+            println!("{method} on {device}: {first}, {} times", repeats(device));
+        }
+    }
+}
