@@ -17,6 +17,6 @@ mod retrieval;
 mod support;
 mod training;
 
-/// So that tests see what a reader allocates.
+/// So that tests see what is allocated, and what is left.
 #[global_allocator]
-static ALLOCATOR: fuzz::Bounded = fuzz::Bounded;
+static ALLOCATOR: support::Bounded = support::Bounded;

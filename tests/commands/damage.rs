@@ -469,7 +469,7 @@ fn cases() -> Vec<(&'static str, Damage, &'static str)> {
             }),
             "DIR/in/words.sw-en.tsv: Is a directory (os error 21)",
         ),
-        (ENGLISH, Gone, "DIR/in/xquad: no xquad.en.json; languages there: sw"),
+        (ENGLISH, Gone, "DIR/in/xquad: no xquad.en.json or en.json; languages there: sw"),
         (ENGLISH, Around(|f| fs::remove_dir_all(f).unwrap()), "DIR/in/xquad: No such file or directory (os error 2)"),
         (
             ENGLISH,

@@ -1,14 +1,10 @@
 //! Every reader of a user's files against mutated input: no panic, no hang, no allocation beyond a bound. So many inputs a
 //! reader as `KIUNGO_FUZZ` says; `scripts/fuzz` has libFuzzer look for more.
 
-mod allocations;
 mod mutation;
 mod targets;
 
-pub use allocations::Bounded;
-
-use crate::support::rng;
-use allocations::largest;
+use crate::support::{largest, rng};
 use mutation::mutate;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};

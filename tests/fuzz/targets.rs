@@ -4,6 +4,7 @@
 //! `tests/fuzz` calls these with mutated seeds, and `fuzz/` gives them to libFuzzer.
 
 use kiungo::device::Device;
+use kiungo::formats::collection::Collection;
 use kiungo::formats::nf4;
 use kiungo::formats::peft::Adapter;
 use kiungo::formats::safetensors::{Checkpoint, TensorLayout, write_safetensors};
@@ -56,6 +57,9 @@ pub const TARGETS: &[Target] = &[
         seeds: jsonl_seeds,
     },
     Target { name: "squad", file: "xquad.ro.json", prepare: nothing, read: questions, seeds: squad_seeds },
+    Target { name: "lines", file: "afriqa.swa.en.jsonl", prepare: nothing, read: lines, seeds: lines_seeds },
+    Target { name: "corpus", file: "corpus.jsonl", prepare: beir, read: collection, seeds: corpus_seeds },
+    Target { name: "qrels", file: "qrels/test.tsv", prepare: beir, read: collection, seeds: qrels_seeds },
     Target {
         name: "record",
         file: "kiungo.json",
@@ -261,8 +265,44 @@ fn squad_seeds() -> Vec<Vec<u8>> {
 }
 
 fn questions(folder: &Path) {
-    let Ok(languages) = squad::languages_in(folder) else { return };
-    let _ = squad::open_languages(folder, &languages);
+    if let Ok(languages) = squad::languages_in(folder) {
+        let _ = squad::open_languages(folder, &languages);
+    }
+    collection(folder);
+}
+
+/// AfriQA's gold passages, and Belebele.
+fn lines_seeds() -> Vec<Vec<u8>> {
+    let afriqa = r#"{"id": 3, "title": "t", "context": "Nairobi is a city", "question_lang": "Jiji gani?", "answer_pivot": {"text": ["Nairobi"], "answer_start": [0]}}"#;
+    let belebele = r#"{"link": "l", "question_number": 1, "flores_passage": "P.", "question": "q?", "dialect": "swh_Latn", "correct_answer_num": "2"}"#;
+    vec![afriqa.into(), belebele.into()]
+}
+
+fn lines(folder: &Path) {
+    let _ = Collection::open(&folder.join("afriqa.swa.en.jsonl"));
+}
+
+fn corpus_seeds() -> Vec<Vec<u8>> {
+    vec!["{\"_id\": \"d1\", \"title\": \"t\", \"text\": \"one\"}\n{\"_id\": \"d2\", \"text\": \"two\"}\n".into()]
+}
+
+fn qrels_seeds() -> Vec<Vec<u8>> {
+    vec!["query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\td2\t0\n".into()]
+}
+
+/// A folder of BEIR, before one of its files is the input.
+fn beir(folder: &Path) {
+    fs::create_dir(folder.join("qrels")).unwrap();
+    fs::write(folder.join("corpus.jsonl"), &corpus_seeds()[0]).unwrap();
+    fs::write(folder.join("queries.jsonl"), "{\"_id\": \"q1\", \"text\": \"which?\"}\n").unwrap();
+    fs::write(folder.join("qrels/test.tsv"), &qrels_seeds()[0]).unwrap();
+}
+
+fn collection(folder: &Path) {
+    if let Ok(mut all) = Collection::open(folder) {
+        all.restrict(&["ro".into()]);
+        let _ = (all.identity(), all.question_languages());
+    }
 }
 
 fn record_seeds() -> Vec<Vec<u8>> {

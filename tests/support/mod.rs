@@ -1,10 +1,12 @@
 //! What tests share: random data, errors relative to float64, golden files.
 #![allow(dead_code)]
 
+mod allocations;
 mod counting;
 mod golden;
 mod gpu;
 
+pub use allocations::{Bounded, held, largest};
 pub use counting::{Calls, Counting};
 pub use golden::Golden;
 pub use gpu::{assert_as_good, executors, fast_gpus, gpus, is_emulator, under_sanitizer};

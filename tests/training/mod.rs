@@ -2,6 +2,7 @@ mod builtin;
 mod checkpoint;
 mod findings;
 mod gpu;
+mod leaks;
 mod memory;
 mod peer_losses;
 mod plan;

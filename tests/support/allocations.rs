@@ -47,6 +47,11 @@ unsafe impl GlobalAlloc for Bounded {
     }
 }
 
+/// Bytes that this thread has allocated less those that it has freed.
+pub fn held() -> isize {
+    HELD.get()
+}
+
 /// What `f` gives, and the most bytes that this thread held at once because of it.
 pub fn largest<T>(f: impl FnOnce() -> T) -> (T, usize) {
     let before = HELD.get();
