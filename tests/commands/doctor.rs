@@ -46,7 +46,7 @@ fn files_and_the_disk_are_looked_at() {
     };
     let said = doctor();
     for expected in [
-        "ok       model         4 blocks of 128 features; 39 tensors, 1.54 MB",
+        "ok       model         4 blocks of 128 features; 38 tensors, 1.54 MB",
         "ok       pairs         310 pairs",
         "ok       questions     72 in en, sw",
     ] {

@@ -72,7 +72,8 @@ impl Checkpoint {
         let shards = files.into_iter().map(Shard::open).collect::<Result<Vec<_>>>()?;
         let mut tensors: BTreeMap<String, TensorInfo> = BTreeMap::new();
         for (i, shard) in shards.iter().enumerate() {
-            for (tensor, info) in shard.metadata.tensors() {
+            // In order, so that of several that are wrong it is the same one each time.
+            for (tensor, info) in BTreeMap::from_iter(shard.metadata.tensors()) {
                 let (start, end) = info.data_offsets;
                 let info =
                     TensorInfo { dtype: info.dtype, shape: info.shape.clone(), shard: i, start, bytes: end - start };
