@@ -38,6 +38,13 @@ pub struct StepReport {
     pub update: Update,
 }
 
+impl StepReport {
+    /// Whether loss and gradient are numbers.
+    pub fn is_finite(&self) -> bool {
+        self.loss.is_finite() && self.gradient_norm.is_finite()
+    }
+}
+
 /// What a step did to the parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Update {
