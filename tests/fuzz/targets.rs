@@ -7,7 +7,7 @@ use kiungo::device::Device;
 use kiungo::formats::collection::Collection;
 use kiungo::formats::nf4;
 use kiungo::formats::peft::Adapter;
-use kiungo::formats::safetensors::{Checkpoint, TensorLayout, write_safetensors};
+use kiungo::formats::safetensors::Checkpoint;
 use kiungo::formats::squad;
 use kiungo::formats::{kiungo_json::Record, pairs, tokenizer::Tokenizer};
 use kiungo::llama::config::Config;
@@ -15,8 +15,8 @@ use kiungo::ops::nf4::LEVELS;
 use kiungo::training::checkpoint::Checkpoints;
 use kiungo::training::plan::Plan;
 use kiungo::training::settings::{Method, Preset, Settings};
-use std::borrow::Cow;
-use std::collections::BTreeMap;
+use safetensors::Dtype::{F32, U8};
+use safetensors::tensor::TensorView;
 use std::fs;
 use std::path::Path;
 
@@ -142,28 +142,24 @@ fn nf4_seeds() -> Vec<Vec<u8>> {
 /// A 4-bit weight whose state is the input.
 fn quantised(folder: &Path) {
     let state = fs::read(folder.join("state.json")).unwrap();
-    let part = |part: &str, dtype, shape: &[usize]| TensorLayout {
-        name: format!("{WEIGHT}{part}"),
-        dtype,
-        shape: shape.into(),
+    let filled = vec![0x3F; 1024];
+    let part = |part: &str, dtype, shape: &[usize], bytes: usize| {
+        let bytes = match part {
+            ".quant_map" => bytemuck::cast_slice(&LEVELS),
+            ".quant_state.bitsandbytes__nf4" => &state[..],
+            _ => &filled[..bytes],
+        };
+        (format!("{WEIGHT}{part}"), TensorView::new(dtype, shape.to_vec(), bytes).unwrap())
     };
-    use safetensors::Dtype::{F32, U8};
-    let layout = [
-        part("", U8, &[64, 1]),
-        part(".absmax", F32, &[2]),
-        part(".quant_map", F32, &[16]),
-        part(".nested_absmax", F32, &[1]),
-        part(".nested_quant_map", F32, &[256]),
-        part(".quant_state.bitsandbytes__nf4", U8, &[state.len()]),
+    let parts = [
+        part("", U8, &[64, 1], 64),
+        part(".absmax", F32, &[2], 8),
+        part(".quant_map", F32, &[16], 64),
+        part(".nested_absmax", F32, &[1], 4),
+        part(".nested_quant_map", F32, &[256], 1024),
+        part(".quant_state.bitsandbytes__nf4", U8, &[state.len()], state.len()),
     ];
-    let written = write_safetensors(&folder.join("model.safetensors"), &layout, &BTreeMap::new(), |tensor| {
-        Ok::<_, kiungo::formats::safetensors::CheckpointError>(match tensor.name.strip_prefix(WEIGHT) {
-            Some(".quant_map") => Cow::Owned(bytemuck::cast_slice(&LEVELS).to_vec()),
-            Some(".quant_state.bitsandbytes__nf4") => Cow::Borrowed(&state[..]),
-            _ => Cow::Owned(vec![0x3F; tensor.bytes()]),
-        })
-    });
-    written.unwrap();
+    fs::write(folder.join("model.safetensors"), safetensors::serialize(parts, None).unwrap()).unwrap();
     let checkpoint = Checkpoint::open(folder).unwrap();
     let _ = (nf4::shape(&checkpoint, WEIGHT), nf4::read(&checkpoint, WEIGHT, [2, 64], &Device::Cpu));
 }
