@@ -93,23 +93,22 @@ template <int BM, int BN, int STAGES> struct SplitK {
         float* sums = reinterpret_cast<float*>(shared);
         if (threadIdx.x >= LOADER) {
             if (threadIdx.x == LOADER) loop.load(at, p, &p.a, &p.b, m0, n0, first * DEPTH, steps, 0);
-            __syncwarp();  // the warp comes to the next barrier as one
-        } else {
-            float sum[BN / 2];
-            loop.compute(at, sum, threadIdx.x / 128, steps);
-            named_barrier(1, LOADER);  // all have read the last stage
-            const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4, pair = lane % 4 * 2;
-#pragma unroll
-            for (int i = 0; i < BN / 4; i++) {
-                float* to = sums + (row + i % 2 * 8) * ROW + i / 2 * 8 + pair;
-                *reinterpret_cast<float2*>(to) = make_float2(sum[2 * i], sum[2 * i + 1]);
-            }
+            return;  // all of it arrives before the others need it
         }
-        splits > 1 ? cluster_sync() : __syncthreads();
+        float sum[BN / 2];
+        loop.compute(at, sum, threadIdx.x / 128, steps);
+        named_barrier(1, LOADER);  // all have read the last stage
+        const int lane = threadIdx.x % 32, line = threadIdx.x / 32 * 16 + lane / 4, pair = lane % 4 * 2;
+#pragma unroll
+        for (int i = 0; i < BN / 4; i++) {
+            float* to = sums + (line + i % 2 * 8) * ROW + i / 2 * 8 + pair;
+            *reinterpret_cast<float2*>(to) = make_float2(sum[2 * i], sum[2 * i + 1]);
+        }
+        splits > 1 ? cluster_sync() : named_barrier(1, LOADER);
         // Rows rank, rank + splits, ... of the tile.
         constexpr int FOURS = BN / 4;
         const uint32_t rows = min((uint32_t)BM, p.m - m0);
-        for (uint32_t i = threadIdx.x; rank + i / FOURS * splits < rows; i += THREADS) {
+        for (uint32_t i = threadIdx.x; rank + i / FOURS * splits < rows; i += LOADER) {
             const uint32_t row = rank + i / FOURS * splits, column = i % FOURS * 4;
             if (n0 + column >= p.n) continue;
             float4 part[MOST];  // all asked for before the first is needed
