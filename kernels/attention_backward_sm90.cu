@@ -5,110 +5,26 @@
 //   two gradients of keys: each 64 keys, whose dk and dv stay in registers; the scores are computed as k q^T, so that p
 //     and ds leave the tensor cores as the left sides of the next products, and ds goes to shared memory as well;
 //   gradients of queries: ds k of each tile, to shared memory;
-//   one warp loads keys and queries, and one adds dq to memory in the order of the blocks' keys (tile/ordered_sum.cuh).
+//   one warp loads keys and queries, and two add dq to memory in the order of the blocks' keys (tile/ordered_sum.cuh).
 // None of the four waits for another but for data, so one's arithmetic runs beside another's products.
 //
-// Budget: of 65536 registers 208 a thread for keys (64 each for dk and dv, 32 each for scores and d_o v^T), 72 for
-// queries, 24 for the last two. Shared memory at 128 features, in KB: k and v 64, two stages of q and d_o 64, of ds 32,
-// and three of half a tile of dq 48; the same at 64 features, where a tile has twice as many queries.
+// Budget: of 65536 registers 208 a thread for keys (64 each for dk and dv, 32 for scores and then for d_o v^T, 16 each for
+// p and ds), 64 for queries, 32 for the others. Shared memory at 128 features, in KB: k and v 64, two stages of q and d_o
+// 64, of ds 32 and of dq 64; the same at 64 features, where a tile has twice as many queries.
 #include "kernel.cuh"
 #include "ptx/tma.cuh"
 #include "ptx/warpgroup.cuh"
 #include "ptx/wgmma.cuh"
 #include "tile/attention.cuh"
 #include "tile/attention_gradient.cuh"
+#include "tile/gradient_block.cuh"
 #include "tile/operand.cuh"
 #include "tile/ordered_sum.cuh"
 #include "tile/products.cuh"
 #include "tile/warpgroup_product.cuh"
 
-constexpr int KEYS = KIUNGO_ATTENTION_KEYS, TILE = KIUNGO_ATTENTION_PASSING;
-constexpr int LOAD_STAGES = 2, DS_STAGES = 2, DQ_STAGES = 3;
 constexpr int THREADS = 4 * 128;
 constexpr int KEY_REGISTERS = 208, QUERY_REGISTERS = 64, OTHER_REGISTERS = 32;
-
-template <int DIM> struct Block {
-    static constexpr int QUERIES = TILE / DIM, PANELS = DIM / 64;
-    using Own = OperandTile<KEYS, true>;
-    using Passing = OperandTile<QUERIES, true>;
-    using Columns = OperandTile<DIM, false>;
-    static constexpr int DS = KEYS * QUERIES;
-    static constexpr uint32_t SHARED = 2 * (2 * KEYS * DIM + LOAD_STAGES * 2 * TILE + DS_STAGES * DS) +
-                                       4 * (DQ_STAGES * HALF_TILE + LOAD_STAGES * 2 * QUERIES);
-
-    bf16 *k, *v, *q, *d_o, *ds;
-    float *dq, *statistics;
-    Barrier *own, *full_q, *full_d_o, *empty, *full_ds, *empty_ds, *full_dq, *empty_dq;
-    static constexpr int BARRIERS = 1 + 3 * LOAD_STAGES + 2 * DS_STAGES + 2 * DQ_STAGES;
-
-    __device__ __forceinline__ Block(bf16* shared, Barrier* barriers) {
-        k = shared, v = k + KEYS * DIM, q = v + KEYS * DIM, d_o = q + LOAD_STAGES * TILE, ds = d_o + LOAD_STAGES * TILE;
-        dq = reinterpret_cast<float*>(ds + DS_STAGES * DS), statistics = dq + DQ_STAGES * HALF_TILE;
-        own = barriers, full_q = own + 1, full_d_o = full_q + LOAD_STAGES, empty = full_d_o + LOAD_STAGES;
-        full_ds = empty + LOAD_STAGES, empty_ds = full_ds + DS_STAGES;
-        full_dq = empty_ds + DS_STAGES, empty_dq = full_dq + DQ_STAGES;
-    }
-
-    // One thread.
-    __device__ __forceinline__ void init() const {
-        barrier_init(own, 1);
-        for (int i = 0; i < LOAD_STAGES; i++) barrier_init(&full_q[i], 1), barrier_init(&full_d_o[i], 1), barrier_init(&empty[i], 8);
-        for (int i = 0; i < DS_STAGES; i++) barrier_init(&full_ds[i], 8), barrier_init(&empty_ds[i], 4);
-        for (int i = 0; i < DQ_STAGES; i++) barrier_init(&full_dq[i], 4), barrier_init(&empty_dq[i], 1);
-        barrier_init_fence();
-    }
-};
-
-static __device__ __forceinline__ void arrive_warp(Barrier* barrier) {
-    if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
-}
-
-// The tiles of queries that pass a block's keys: from the last one down, and of each all heads of the group.
-struct Passage {
-    uint32_t head;  // the first of the group
-    uint32_t first, last, group;
-
-    __device__ __forceinline__ uint32_t count() const { return (last - first + 1) * group; }
-
-    // body(tile, query head, how many follow)
-    template <class Body> __device__ __forceinline__ void each(Body body) const {
-        uint32_t tile = last, i = 0;
-        for (uint32_t left = count(); left-- > 0;) {
-            body(tile, head + i, left);
-            if (++i == group) i = 0, tile--;
-        }
-    }
-};
-
-// One thread: loads the keys, then what passes.
-template <int DIM>
-__device__ __forceinline__ void load_all(const AttentionBackwardSm90Params& p, const Block<DIM>& block, const Passage& passage,
-                                         uint32_t head, uint32_t key0) {
-    using B = Block<DIM>;
-    const auto panels = [](auto tile, bf16* to, const TensorMap* map, uint32_t row, uint32_t head, Barrier* barrier) {
-        using Tile = decltype(tile);
-#pragma unroll
-        for (int panel = 0; panel < B::PANELS; panel++) {
-            Tile::template load<1>(to + panel * Tile::ELEMENTS, map, row, head * DIM + panel * 64, barrier, 0);
-        }
-    };
-    barrier_arrive_expecting(block.own, 2 * KEYS * DIM * sizeof(bf16));
-    panels(typename B::Own(), block.k, &p.k, key0, head, block.own);
-    panels(typename B::Own(), block.v, &p.v, key0, head, block.own);
-    Ring<LOAD_STAGES> at;
-    passage.each([&](uint32_t tile, uint32_t query_head, uint32_t) {
-        constexpr uint32_t STATISTICS = 2 * B::QUERIES;
-        Barrier *q = &block.full_q[at.stage], *d_o = &block.full_d_o[at.stage];
-        barrier_wait(&block.empty[at.stage], at.parity ^ 1);
-        barrier_arrive_expecting(q, TILE * sizeof(bf16) + STATISTICS * sizeof(float));
-        panels(typename B::Passing(), block.q + at.stage * TILE, &p.q, tile * B::QUERIES, query_head, q);
-        const float* from = reinterpret_cast<const float*>(p.statistics) + ((size_t)query_head * p.tiles + tile) * STATISTICS;
-        bulk_load(block.statistics + at.stage * STATISTICS, from, STATISTICS * sizeof(float), q);
-        barrier_arrive_expecting(d_o, TILE * sizeof(bf16));
-        panels(typename B::Passing(), block.d_o + at.stage * TILE, &p.d_o, tile * B::QUERIES, query_head, d_o);
-        at.advance();
-    });
-}
 
 // A warpgroup of keys, which begin at `key`.
 template <int DIM>
@@ -197,19 +113,38 @@ __device__ __forceinline__ void key_gradients(const AttentionBackwardSm90Params&
     store(dk, p.dk);
 }
 
-// The warpgroup of queries: dq of each tile, in halves of 64 x 64: of its features, or of its queries.
-template <int DIM> __device__ __forceinline__ void query_gradients(const Block<DIM>& block, const Passage& passage) {
+// Where a tile of dq is summed up, and as the how-many-eth block this one adds to it.
+template <int DIM> struct Sum {
+    float* tile;
+    Turns turns;
+    uint32_t turn;
+
+    __device__ __forceinline__ Sum(const AttentionBackwardSm90Params& p, uint32_t tile, uint32_t query_head, uint32_t key0)
+        : tile(reinterpret_cast<float*>(p.sums) + ((size_t)query_head * p.tiles + tile) * SUM_TILE),
+          turns{reinterpret_cast<uint32_t*>(p.turns) + query_head * p.tiles + tile},
+          turn(key0 / KEYS - sequence_start(p.attention, tile * Block<DIM>::QUERIES) / KEYS) {}
+};
+
+// The warpgroup of queries: dq of each tile, in halves of 64 x 64: of its features, or of its queries. Those that no block
+// of later keys adds to are done; the others go on to be added up.
+template <int DIM>
+__device__ __forceinline__ void query_gradients(const AttentionBackwardSm90Params& p, const Block<DIM>& block,
+                                                const Passage& passage, uint32_t key0) {
     using B = Block<DIM>;
     using Square = OperandTile<64, false>;
+    const uint32_t line = warp_row<1>() % 64;
     Ring<DS_STAGES> from;
     Ring<DQ_STAGES> to;
     barrier_wait(block.own, 0);
-    passage.each([&](uint32_t, uint32_t, uint32_t) {
+    passage.each([&](uint32_t tile, uint32_t query_head, uint32_t) {
+        const bool last = tile * B::QUERIES < key0 + KEYS;
         barrier_wait(&block.full_ds[from.stage], from.parity);
+        barrier_wait(&block.empty_dq[to.stage], to.parity ^ 1);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const bf16* ds = block.ds + from.stage * B::DS + (DIM == 64) * half * KEYS * 64;
             const bf16* k = block.k + (DIM == 128) * half * KEYS * 64;
+            float* dq = block.dq + to.stage * TILE + half * HALF_TILE;
             Part<64> sum;
             wgmma_begin();
 #pragma unroll
@@ -220,8 +155,23 @@ template <int DIM> __device__ __forceinline__ void query_gradients(const Block<D
             wgmma_wait<0>();
             keep(flat<64>(sum));
             if (half == 1) arrive_warp(&block.empty_ds[from.stage]);
-            barrier_wait(&block.empty_dq[to.stage], to.parity ^ 1);
-            put_half_tile(sum, block.dq + to.stage * HALF_TILE, warp_row<1>() % 64);
+            if (last) {
+                const Sum<DIM> before(p, tile, query_head, key0);
+                if (half == 0) {
+                    if (threadIdx.x % 128 == 0) before.turns.wait_for(before.turn);
+                    named_barrier(3, 128);
+                }
+                if (before.turn > 0) add_half_tile(sum, before.tile + half * HALF_TILE, line);
+                scale_all(sum, p.attention.scale);
+                const TokenRows rows{p.attention, query_head};
+                store_rows<64, 1>(sum, reinterpret_cast<bf16*>(dq), line, p.attention.dq,
+                                  Panel<TokenRows>{rows, B::PANELS, (DIM == 128) * (uint32_t)half},
+                                  tile * B::QUERIES + (DIM == 64) * half * 64 + line);
+            } else {
+                put_half_tile(sum, dq, line);
+            }
+        }
+        if (!last) {
             async_proxy_fence();
             __syncwarp();
             arrive_warp(&block.full_dq[to.stage]);
@@ -231,17 +181,22 @@ template <int DIM> __device__ __forceinline__ void query_gradients(const Block<D
     });
 }
 
-// One thread: adds each tile of dq to what the blocks of earlier keys have left.
+// One thread for each of the ring's tiles of dq: adds every DQ_STAGES-th that passes to what the blocks of earlier keys
+// have left, so that one waits for its turn while another's addition is under way.
 template <int DIM>
 __device__ __forceinline__ void add_all(const AttentionBackwardSm90Params& p, const Block<DIM>& block, const Passage& passage,
-                                        uint32_t key0) {
-    using B = Block<DIM>;
-    OrderedSum<DQ_STAGES> sum{p, block.dq, block.full_dq, block.empty_dq};
+                                        uint32_t key0, uint32_t mine) {
+    uint32_t stage = 0, parity = 0;
     passage.each([&](uint32_t tile, uint32_t query_head, uint32_t) {
-        const uint32_t first = sequence_start(p.attention, tile * B::QUERIES) / KEYS;
-        sum.add(query_head * p.tiles + tile, key0 / KEYS - first);
+        if (tile * Block<DIM>::QUERIES < key0 + KEYS) return;  // done in query_gradients
+        if (stage == mine) {
+            const Sum<DIM> sum(p, tile, query_head, key0);
+            barrier_wait(&block.full_dq[mine], parity);
+            add_in_turn(sum.tile, block.dq + mine * TILE, sum.turns, sum.turn, &block.empty_dq[mine]);
+            parity ^= 1;
+        }
+        stage = (stage + 1) % DQ_STAGES;
     });
-    sum.finish();
 }
 
 template <int DIM> __device__ __forceinline__ void attention_backward(const AttentionBackwardSm90Params& params) {
@@ -266,11 +221,12 @@ template <int DIM> __device__ __forceinline__ void attention_backward(const Atte
         key_gradients<DIM>(params, block, passage, head, key0 + warpgroup * 64);
     } else if (warpgroup == 2) {
         fewer_registers<QUERY_REGISTERS>();
-        query_gradients<DIM>(block, passage);
+        query_gradients<DIM>(params, block, passage, key0);
     } else {
         fewer_registers<OTHER_REGISTERS>();
         if (threadIdx.x == 3 * 128) load_all<DIM>(params, block, passage, head, key0);
-        if (threadIdx.x == 3 * 128 + 32) add_all<DIM>(params, block, passage, key0);
+        const uint32_t warp = threadIdx.x / 32 % 4;
+        if (threadIdx.x % 32 == 0 && warp >= 1 && warp <= DQ_STAGES) add_all<DIM>(params, block, passage, key0, warp - 1);
     }
 }
 

@@ -33,15 +33,13 @@ template <int DIM> struct Stages {
     bf16 *q, *k, *v;
     Barrier *full_k, *empty_k, *full_v, *empty_v;
 
+    // One thread.
     __device__ __forceinline__ void init() const {
-        if (threadIdx.x == 0) {
-            for (int i = 0; i < STAGES; i++) {
-                barrier_init(&full_k[i], 1);
-                barrier_init(&full_v[i], 1);
-                barrier_init(&empty_k[i], CONSUMERS / 32);
-                barrier_init(&empty_v[i], CONSUMERS / 32);
-            }
-            barrier_init_fence();
+        for (int i = 0; i < STAGES; i++) {
+            barrier_init(&full_k[i], 1);
+            barrier_init(&full_v[i], 1);
+            barrier_init(&empty_k[i], CONSUMERS / 32);
+            barrier_init(&empty_v[i], CONSUMERS / 32);
         }
     }
 
@@ -67,7 +65,7 @@ template <int DIM> struct Stages {
 
     // Issues s = q k^T.
     __device__ __forceinline__ void scores(Part<BN>& s, const Ring<STAGES>& at) const {
-        const int row = threadIdx.x / 128 * 64;
+        const int row = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0) * 64;  // in a uniform register, as descriptors are
         barrier_wait(&full_k[at.stage], at.parity);
         wgmma_begin();
 #pragma unroll
@@ -96,8 +94,7 @@ template <int DIM> struct Stages {
     }
 };
 
-// Tiles of BM rows of all key heads, of which a block takes every gridDim.x-th. Later tokens have more keys: the longest
-// first.
+// Tiles of BM rows of all key heads. Later tokens have more keys: the longest first.
 template <int BM> struct Tiles {
     const AttentionParams& p;
     struct Tile {
@@ -111,25 +108,66 @@ template <int BM> struct Tiles {
     }
 };
 
+// The tiles that a block takes, one after the other, as the thread that loads tells the others.
+template <int WARPS> struct Queue {
+    uint32_t* tiles;  // [2]
+    Barrier *full, *empty;
+    Ring<2> at;
+
+    // One thread, before others use it.
+    __device__ __forceinline__ void init() const {
+        for (int i = 0; i < 2; i++) {
+            barrier_init(&full[i], 1);
+            barrier_init(&empty[i], WARPS);
+        }
+    }
+    __device__ __forceinline__ void put(uint32_t tile) {
+        barrier_wait(&empty[at.stage], at.parity ^ 1);
+        tiles[at.stage] = tile;
+        barrier_arrive(&full[at.stage]);
+        at.advance();
+    }
+    // All lanes of WARPS warps.
+    __device__ __forceinline__ uint32_t take() {
+        barrier_wait(&full[at.stage], at.parity);
+        const uint32_t tile = tiles[at.stage];
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) barrier_arrive(&empty[at.stage]);
+        at.advance();
+        return tile;
+    }
+};
+
 template <int DIM> __device__ __forceinline__ void attention_forward(const AttentionSm90Params& params) {
     const AttentionParams& p = params.attention;
-    __shared__ Barrier barriers[4 * STAGES];
+    __shared__ Barrier barriers[4 * STAGES + 4];
+    __shared__ uint32_t queued[2];
     DYNAMIC_SHARED(bf16, q);
     using All = Stages<DIM>;
     constexpr int BM = All::BM;
     bf16 *k = q + BM * DIM, *v = k + STAGES * All::KEYS, *results = v + STAGES * All::KEYS;
     const All stages{q, k, v, barriers, barriers + STAGES, barriers + 2 * STAGES, barriers + 3 * STAGES};
-    stages.init();
-    __syncthreads();
     const Tiles<BM> tiles{p};
+    Queue<All::CONSUMERS / 32> queue{queued, barriers + 4 * STAGES, barriers + 4 * STAGES + 2, {}};
+    if (threadIdx.x == 0) {
+        stages.init();
+        queue.init();
+        barrier_init_fence();
+    }
+    __syncthreads();
     if (threadIdx.x >= All::CONSUMERS) {
         fewer_registers<All::LOADER_REGISTERS>();
         if (threadIdx.x != All::CONSUMERS) return;
         Ring<STAGES> at;
-        for (uint32_t i = blockIdx.x; i < tiles.count(); i += gridDim.x) {
+        uint32_t* taken = reinterpret_cast<uint32_t*>(params.taken);
+        uint32_t next = atomicAdd(taken, 1);
+        for (uint32_t i = next; i < tiles.count(); i = next) {
+            queue.put(i);
+            next = atomicAdd(taken, 1);
             const auto [head, row0] = tiles.at(i);
             stages.load(at, params, head, keys_seen(QueryRows{p, head}, row0, BM));
         }
+        queue.put(tiles.count());
         return;
     }
     more_registers<All::REGISTERS>();
@@ -147,8 +185,9 @@ template <int DIM> __device__ __forceinline__ void attention_forward(const Atten
         cp_async_commit();
     };
     Ring<STAGES> at;
-    copy_queries(blockIdx.x);
-    for (uint32_t i = blockIdx.x; i < tiles.count(); i += gridDim.x) {
+    uint32_t i = queue.take();
+    if (i < tiles.count()) copy_queries(i);
+    while (i < tiles.count()) {
         const auto [head, row0] = tiles.at(i);
         const QueryRows rows{p, head};
         const Reach reach = keys_seen(rows, row0, BM);
@@ -192,7 +231,8 @@ template <int DIM> __device__ __forceinline__ void attention_forward(const Atten
         }
         stages.values(o, weights, before);
         named_barrier(1 + warpgroup, 128);  // all products that read these queries are done: on to the next tile's
-        if (i + gridDim.x < tiles.count()) copy_queries(i + gridDim.x);
+        i = queue.take();
+        if (i < tiles.count()) copy_queries(i);
         wgmma_wait<0>();
         keep(flat<DIM>(o));
         All::release(stages.empty_v, before);

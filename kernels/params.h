@@ -465,10 +465,12 @@ typedef struct AttentionSm90Params {
     TensorMap k;  /* boxes of KIUNGO_ATTENTION_KEYS keys and 64 features */
     TensorMap v;  /* boxes of 64 keys and 64 features */
     AttentionParams attention;
+    uint64_t taken;  /* uint32 [1]: tiles that blocks have taken, 0 before the launch */
+    uint32_t unused[14];
 } AttentionSm90Params;
 #define KIUNGO_ATTENTION_KEYS 128
 
-/* attention_backward_sm90.cu. Queries pass in tiles of KIUNGO_ATTENTION_PASSING elements of one head */
+/* attention_statistics_sm90.cu and attention_backward_sm90.cu. Queries pass in tiles of KIUNGO_ATTENTION_PASSING elements of one head */
 #define KIUNGO_ATTENTION_PASSING 8192
 typedef struct AttentionBackwardSm90Params {
     TensorMap q;  /* boxes of a tile's queries and 64 features */

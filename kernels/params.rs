@@ -499,6 +499,8 @@ pub struct AttentionSm90Params {
     pub k: TensorMap,
     pub v: TensorMap,
     pub attention: AttentionParams,
+    pub taken: u64,
+    pub unused: [u32; 14usize],
 }
 impl Default for AttentionSm90Params {
     fn default() -> Self {

@@ -41,6 +41,16 @@ struct KeyRows {
     __device__ __forceinline__ uint32_t at(uint32_t key) const { return key * p.key_value_heads + head; }
 };
 
+// The queries of one head.
+struct TokenRows {
+    const AttentionParams& p;
+    uint32_t head;
+
+    __device__ __forceinline__ uint32_t count() const { return p.tokens; }
+    // The query's place among [tokens, query_heads].
+    __device__ __forceinline__ uint32_t at(uint32_t token) const { return token * p.query_heads + head; }
+};
+
 // What lines of a matrix of scores touch on its other side.
 struct Reach {
     uint32_t first, end;          // what any of them sees

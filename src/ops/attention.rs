@@ -53,8 +53,8 @@ impl Heads {
     }
 }
 
-/// Bytes of a GPU's [workspace](Gpu::reserve) that [`backward`] needs at most: `4 * query * dim` a token, and little
-/// more, for bf16 heads of 64 and 128 features on Hopper; else none.
+/// Bytes of a GPU's [workspace](Gpu::reserve) that [`backward`] needs at most, and [`forward`] with it:
+/// `4 * query * dim` a token, and little more, for bf16 heads of 64 and 128 features on Hopper; else none.
 pub fn workspace(gpu: &Gpu, dtype: DType, tokens: usize, heads: Heads) -> usize {
     hopper::workspace(gpu, dtype, tokens, heads)
 }
@@ -89,7 +89,7 @@ pub fn forward(
         Device::Cuda(gpu) => {
             let params = cuda::params([q, k, v, o, lse], sequences, heads)?;
             let kernels = Kernels::choose(&check, gpu, q.dtype(), sequences, heads)?;
-            gpu.launch(&kernels.forward(gpu, params))?;
+            gpu.launch(&kernels.forward(gpu, params)?)?;
         }
     }
     Ok(())

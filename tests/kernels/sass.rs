@@ -65,7 +65,7 @@ fn products_run_on_tensor_cores_and_copies_are_wide() {
                     &["HGMMA.64x", "UTMALDG.2D", "SYNCS"]
                 }
                 "attention_backward_sm90" => &["HGMMA.64x", "UTMALDG.2D", "SYNCS", "UBLKRED.G.S.ADD.F32"],
-                "attention_ends_sm90" => &["LDG.E.128", "STG.E"],
+                "attention_statistics_sm90" => &["LDG.E.128"],
                 "gemm_sm80" | "attention_sm80" | "attention_backward_sm80" | "attention_short_sm80" => {
                     &["HMMA.16816.F32.BF16", "LDSM.16", "LDGSTS.E.BYPASS."]
                 }

@@ -192,14 +192,18 @@ impl Kernels {
     }
 
     /// `o` and `lse`.
-    pub fn forward(&self, gpu: &Gpu, params: AttentionParams) -> Launch {
-        match self {
+    pub fn forward(&self, gpu: &Gpu, params: AttentionParams) -> Result<Launch> {
+        Ok(match self {
             Kernels::Tiles { forward: Forward::Any(tile), .. } => {
                 tiles(tile, params.tokens * params.group, tile.rows, params)
             }
-            Kernels::Tiles { forward: Forward::Hopper(hopper), .. } => hopper.forward(params, gpu.multiprocessors()),
+            Kernels::Tiles { forward: Forward::Hopper(hopper), .. } => {
+                let taken = gpu.workspace(Hopper::FORWARD_WORKSPACE)?;
+                gpu.fill(taken, 0, Hopper::FORWARD_WORKSPACE)?;
+                hopper.forward(params, gpu.multiprocessors(), taken)
+            }
             Kernels::Warps { forward, .. } => warps(forward, params.query_heads, params),
-        }
+        })
     }
 
     /// `dq`, `dk` and `dv`; `delta` on the way.

@@ -1,4 +1,4 @@
-//! The launches of Hopper's kernels: `attention_sm90.cu`, `attention_backward_sm90.cu` and `attention_ends_sm90.cu`.
+//! The launches of Hopper's kernels: `attention_sm90.cu`, `attention_statistics_sm90.cu` and `attention_backward_sm90.cu`.
 
 use super::Heads;
 use crate::device::{DType, Gpu, Launch, TensorMap};
@@ -13,9 +13,9 @@ const BF16_BYTES: u32 = 2;
 const FLOAT_BYTES: u32 = 4;
 /// Of a warpgroup.
 const THREADS: u32 = 128;
-/// Of the kernels before and behind the backward pass, each of which takes eight elements, or four times eight.
-const END_THREADS: u32 = 256;
-const END_ROUNDS: u32 = 4;
+/// Of the kernel before the backward pass, each of which takes four times eight elements.
+const STATISTICS_THREADS: u32 = 256;
+const STATISTICS_ELEMENTS: u32 = 32;
 /// What parts of the workspace begin at multiples of.
 const ALIGNMENT: usize = 256;
 
@@ -27,8 +27,8 @@ pub struct Hopper {
     forward_warpgroups: u32,
     /// Tiles of keys and of values on their way at once.
     forward_stages: u32,
-    /// Before the backward pass, itself, and behind it.
-    backward: [&'static str; 3],
+    /// Before the backward pass, and itself.
+    backward: [&'static str; 2],
 }
 
 macro_rules! hopper {
@@ -38,11 +38,7 @@ macro_rules! hopper {
             forward: concat!("attention_forward_sm90_", $dim),
             forward_warpgroups: $warpgroups,
             forward_stages: $stages,
-            backward: [
-                concat!("attention_statistics_sm90_", $dim),
-                concat!("attention_backward_sm90_", $dim),
-                concat!("attention_scale_sm90_", $dim),
-            ],
+            backward: [concat!("attention_statistics_sm90_", $dim), concat!("attention_backward_sm90_", $dim)],
         }
     };
 }
@@ -82,15 +78,19 @@ impl Hopper {
         gpu.capability() == CAPABILITY && tokens >= KIUNGO_ATTENTION_KEYS as usize
     }
 
+    /// Bytes of the workspace that [`Hopper::forward`] needs, zeroed.
+    pub const FORWARD_WORKSPACE: usize = size_of::<u32>();
+
     /// As many blocks as there are multiprocessors, each of which takes tile after tile.
-    pub fn forward(&self, attention: AttentionParams, multiprocessors: u32) -> Launch {
+    /// `taken` is a number that is 0.
+    pub fn forward(&self, attention: AttentionParams, multiprocessors: u32, taken: u64) -> Launch {
         let AttentionParams { tokens, group, key_value_heads, k, v, .. } = attention;
         let rows = self.forward_warpgroups * 64;
         let tiles = (tokens * group).div_ceil(rows) * key_value_heads;
         let threads = (self.forward_warpgroups + 1) * THREADS;
         // Queries and results, and a ring of keys and values.
         let shared = (2 * rows + 2 * self.forward_stages * KIUNGO_ATTENTION_KEYS) * self.dim * BF16_BYTES;
-        let params = AttentionSm90Params { attention, ..Default::default() };
+        let params = AttentionSm90Params { attention, taken, ..Default::default() };
         Launch::new("attention_sm90", self.forward, [tiles.min(multiprocessors), 1, 1], threads, params)
             .shared(shared)
             .tensor_map(offset_of!(AttentionSm90Params, k), self.map(k, tokens, key_value_heads, KIUNGO_ATTENTION_KEYS))
@@ -102,8 +102,8 @@ impl Hopper {
         Room::new(attention.tokens, attention.query_heads, self.dim).end
     }
 
-    /// A block for each tile of keys; before it the statistics of all rows, behind it dq in bf16.
-    pub fn backward(&self, attention: AttentionParams, workspace: u64) -> [Launch; 3] {
+    /// The statistics of all rows, then a block for each tile of keys.
+    pub fn backward(&self, attention: AttentionParams, workspace: u64) -> [Launch; 2] {
         let AttentionParams { tokens, query_heads, key_value_heads, q, k, v, d_o, .. } = attention;
         let queries = KIUNGO_ATTENTION_PASSING / self.dim;
         let room = Room::new(tokens, query_heads, self.dim);
@@ -115,30 +115,34 @@ impl Hopper {
             tiles: room.tiles,
             ..Default::default()
         };
-        let eights = |tokens: u32| tokens * query_heads * (self.dim / 8);
-        let [before, middle, behind] = self.backward;
-        let end = |kernel, blocks| Launch::new("attention_ends_sm90", kernel, [blocks, 1, 1], END_THREADS, params);
+        let [before, itself] = self.backward;
+        let elements = room.tiles * queries * query_heads * self.dim;
         let blocks = tokens.div_ceil(KIUNGO_ATTENTION_KEYS) * key_value_heads;
         let passing = |address| self.map(address, tokens, query_heads, queries);
         let own = |address| self.map(address, tokens, key_value_heads, KIUNGO_ATTENTION_KEYS);
         [
-            end(before, eights(room.tiles * queries).div_ceil(END_THREADS * END_ROUNDS)),
-            Launch::new("attention_backward_sm90", middle, [blocks, 1, 1], BACKWARD_THREADS, params)
+            Launch::new(
+                "attention_statistics_sm90",
+                before,
+                [elements.div_ceil(STATISTICS_THREADS * STATISTICS_ELEMENTS), 1, 1],
+                STATISTICS_THREADS,
+                params,
+            ),
+            Launch::new("attention_backward_sm90", itself, [blocks, 1, 1], BACKWARD_THREADS, params)
                 .shared(self.backward_shared())
                 .tensor_map(offset_of!(AttentionBackwardSm90Params, q), passing(q))
                 .tensor_map(offset_of!(AttentionBackwardSm90Params, d_o), passing(d_o))
                 .tensor_map(offset_of!(AttentionBackwardSm90Params, k), own(k))
                 .tensor_map(offset_of!(AttentionBackwardSm90Params, v), own(v)),
-            end(behind, eights(tokens).div_ceil(END_THREADS)),
         ]
     }
 
-    /// Keys and values; two stages of q, d_o and ds, and of the statistics; three halves of a tile of dq.
+    /// Keys and values; two stages of q, d_o and ds, of dq, and of the statistics.
     fn backward_shared(&self) -> u32 {
         let queries = KIUNGO_ATTENTION_PASSING / self.dim;
         let own = 2 * KIUNGO_ATTENTION_KEYS * self.dim;
         let stages = 2 * (2 * KIUNGO_ATTENTION_PASSING + KIUNGO_ATTENTION_KEYS * queries);
-        let floats = 3 * KIUNGO_ATTENTION_PASSING / 2 + 2 * 2 * queries;
+        let floats = 2 * (KIUNGO_ATTENTION_PASSING + 2 * queries);
         (own + stages) * BF16_BYTES + floats * FLOAT_BYTES
     }
 

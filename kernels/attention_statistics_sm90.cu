@@ -1,7 +1,6 @@
-// What stands before and behind attention_backward_sm90.cu: the statistics of its queries, and dq from its sums.
+// What attention_backward_sm90.cu needs of its queries, and zeros where its blocks count.
 #include "kernel.cuh"
 #include "tile/attention.cuh"
-#include "tile/ordered_sum.cuh"
 #include "tile/vector.cuh"
 
 constexpr int THREADS = 256, ROUNDS = 4;
@@ -39,23 +38,5 @@ template <int DIM> __device__ __forceinline__ void attention_statistics(const At
     }
 }
 
-// Eight neighbours of dq a thread.
-template <int DIM> __device__ __forceinline__ void attention_scale(const AttentionBackwardSm90Params& params) {
-    constexpr uint32_t QUERIES = KIUNGO_ATTENTION_PASSING / DIM, CHUNKS = DIM / 8;
-    const AttentionParams& p = params.attention;
-    const uint32_t thread = blockIdx.x * THREADS + threadIdx.x, row = thread / CHUNKS, chunk = thread % CHUNKS;
-    const uint32_t token = row / p.query_heads, head = row % p.query_heads, query = token % QUERIES;
-    if (token >= p.tokens) return;
-    const uint32_t half = query / 64 + chunk / 8;
-    const float* tile = reinterpret_cast<const float*>(params.sums) +
-                        ((size_t)head * params.tiles + token / QUERIES) * KIUNGO_ATTENTION_PASSING;
-    Eight sum = load_eight(tile + half * HALF_TILE + half_tile_offset(query % 64, chunk % 8));
-#pragma unroll
-    for (int i = 0; i < 8; i++) sum.v[i] *= p.scale;
-    store_eight(reinterpret_cast<bf16*>(p.dq) + (size_t)thread * 8, sum);
-}
-
 KERNEL(attention_statistics_sm90_128, AttentionBackwardSm90Params, THREADS) { attention_statistics<128>(p); }
 KERNEL(attention_statistics_sm90_64, AttentionBackwardSm90Params, THREADS) { attention_statistics<64>(p); }
-KERNEL(attention_scale_sm90_128, AttentionBackwardSm90Params, THREADS) { attention_scale<128>(p); }
-KERNEL(attention_scale_sm90_64, AttentionBackwardSm90Params, THREADS) { attention_scale<64>(p); }
