@@ -80,6 +80,25 @@ pub fn progress(length: usize, what: &'static str) -> ProgressBar {
     }
 }
 
+/// Fetches files, with a bar for each that takes its time.
+pub fn fetching<T>(fetch: impl FnOnce(&dyn Fn(&str, u64, u64)) -> T) -> T {
+    let bar = ProgressBar::no_length().with_prefix("fetching");
+    let template = "{prefix:>12} {msg} [{bar:30}] {bytes}/{total_bytes}, {bytes_per_sec} {elapsed}<{eta}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    let fetched = fetch(&|file, done, total| {
+        if bar.message() != file {
+            bar.reset();
+            bar.set_message(file.to_string());
+        }
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    fetched
+}
+
 /// A bar over the tokens of texts that are done in their order, with tokens a second and the time left.
 pub struct TextBar {
     bar: ProgressBar,

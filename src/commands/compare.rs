@@ -2,11 +2,12 @@
 
 use super::common::{self, Compute, DeviceChoice};
 use super::inputs;
+use super::model::Source;
 use super::train::data::{Data, Sources};
 use crate::device::{DType, Device};
 use crate::formats::output::{self, NewFile};
 use crate::formats::safetensors::Checkpoint;
-use crate::formats::tokenizer::{Bos, Encoding, Tokenizer};
+use crate::formats::tokenizer::{Bos, Encoding};
 use crate::formats::weights::{Options, load};
 use crate::llama::adapters::Adapters;
 use crate::llama::config::Config;
@@ -47,9 +48,9 @@ use std::time::Instant;
 /// the same command is given again.
 #[derive(Args)]
 pub struct Compare {
-    /// Folder of a Llama in Hugging Face's layout
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    /// Folder of a Llama in Hugging Face's layout, or its name on the hub (org/name, org/name@revision)
+    #[arg(long, value_name = "DIR|NAME")]
+    model: Source,
     /// Pairs to learn from: .tsv, .csv or .jsonl, source then target
     #[arg(long, value_name = "FILE")]
     pairs: PathBuf,
@@ -171,7 +172,7 @@ impl Compare {
         Ok(json!({
             "kiungo": env!("CARGO_PKG_VERSION"),
             "device": common::device_in_words(device),
-            "model": path(&self.model),
+            "model": self.model.to_string(),
             "pairs": path(&self.pairs), "dev": optional(&self.dev), "control": optional(&self.control),
             "data": self.data.iter().map(path).collect::<Vec<_>>(),
             "languages": self.languages, "distractors": optional(&self.distractors), "text": optional(&self.text),
@@ -183,8 +184,8 @@ impl Compare {
 
 impl Lab {
     fn open(args: Compare) -> Result<Lab> {
-        let config = Config::open(&args.model)?;
-        let tokenizer = Tokenizer::open(&args.model, &config)?;
+        let files = args.model.open()?;
+        let (config, tokenizer) = (files.config.clone(), files.tokenizer(None)?);
         let max_length = args.max_length.unwrap_or(config.max_positions);
         let encode = Encoding { tokenizer: &tokenizer, bos: Bos::Add, max_length };
         let sources = Sources::named(&args.model, &args.pairs, args.dev.as_deref(), args.control.as_deref());
@@ -220,7 +221,7 @@ impl Lab {
         let device = common::open_device(args.device)?;
         Ok(Lab {
             compute: Compute::or_default(args.compute, &device),
-            checkpoint: Checkpoint::open(&args.model)?,
+            checkpoint: files.whole()?,
             positions: longest.unwrap_or(1),
             checksums: sources.checksums()?,
             args,

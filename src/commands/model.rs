@@ -1,11 +1,18 @@
-//! The model that commands are given: a folder, or random weights made on the spot.
+//! The model that commands are given: a folder, a name on a hub, or random weights made on the spot.
 
+use super::common;
+use crate::formats::hub::{ModelId, Snapshot};
+use crate::formats::kiungo_json::Identity;
 use crate::formats::safetensors::Checkpoint;
+use crate::formats::tokenizer::Tokenizer;
 use crate::formats::weights::{self, Options};
+use crate::llama::Parts;
 use crate::llama::config::Config;
-use crate::llama::model::Model;
+use crate::llama::model::{Model, names};
+use crate::llama::plan::is_read;
 use crate::llama::random;
-use anyhow::Result;
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -33,11 +40,13 @@ impl FromStr for RandomModel {
     }
 }
 
-/// Where a model comes from: `DIR`, or `random:NAME`.
+/// Where a model comes from: `DIR`, `ORG/NAME` or `ORG/NAME@REVISION`, or `random:NAME`.
 #[derive(Clone, Debug)]
 pub enum Source {
     /// A checkpoint in Hugging Face's layout.
     Folder(PathBuf),
+    /// A model on a hub.
+    Hub(ModelId),
     /// Random weights, which know nothing.
     Random(Box<RandomModel>),
 }
@@ -45,10 +54,12 @@ pub enum Source {
 impl FromStr for Source {
     type Err = String;
     fn from_str(text: &str) -> Result<Source, String> {
-        match text.strip_prefix("random:") {
-            None => Ok(Source::Folder(text.into())),
-            Some(name) => Ok(Source::Random(Box::new(name.parse()?))),
+        if let Some(name) = text.strip_prefix("random:") {
+            return Ok(Source::Random(Box::new(name.parse()?)));
         }
+        // A folder that is there is meant, be it called as a model may be.
+        let by_name = || ModelId::parse(text).filter(|_| !Path::new(text).exists());
+        Ok(by_name().map_or_else(|| Source::Folder(text.into()), Source::Hub))
     }
 }
 
@@ -56,48 +67,121 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::Folder(folder) => write!(f, "{}", folder.display()),
+            Source::Hub(id) => id.fmt(f),
             Source::Random(random) => write!(f, "random:{}", random.name),
         }
     }
 }
 
 impl Source {
-    /// The architecture. Says so where the weights will be random.
-    pub fn config(&self) -> Result<Config> {
-        match self {
-            Source::Folder(folder) => Ok(Config::open(folder)?),
+    /// The same with a path that does not depend on the folder that the program was started in.
+    pub fn absolute(self) -> std::io::Result<Source> {
+        Ok(match self {
+            Source::Folder(folder) => Source::Folder(std::path::absolute(folder)?),
+            other => other,
+        })
+    }
+
+    /// The model's settings, fetched where they are not here. Says so where the weights will be random.
+    pub fn open(&self) -> Result<ModelFiles> {
+        let (config, snapshot) = match self {
+            Source::Folder(folder) => (Config::open(folder)?, None),
+            Source::Hub(id) => {
+                let snapshot = common::fetching(|progress| Snapshot::open(id, progress))?;
+                snapshot.notes.iter().for_each(|note| eprintln!("note: {note}"));
+                (Config::open(snapshot.folder())?, Some(snapshot))
+            }
             Source::Random(random) => {
                 eprintln!("WARNING: {self} has random weights: for benchmarks alone, every result is meaningless");
-                Ok(random.config.clone())
+                (random.config.clone(), None)
+            }
+        };
+        Ok(ModelFiles { source: self.clone(), config, snapshot })
+    }
+}
+
+/// A model whose settings are here. Its weights come when it is known which.
+pub struct ModelFiles {
+    source: Source,
+    /// The architecture.
+    pub config: Config,
+    snapshot: Option<Snapshot>,
+}
+
+impl fmt::Display for ModelFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.fmt(f)
+    }
+}
+
+impl ModelFiles {
+    /// The folder of its settings and its tokenizer, where it has one.
+    pub fn folder(&self) -> Option<&Path> {
+        match (&self.source, &self.snapshot) {
+            (Source::Folder(folder), _) => Some(folder),
+            (_, snapshot) => snapshot.as_ref().map(Snapshot::folder),
+        }
+    }
+
+    /// Its tokenizer, or that of another folder.
+    pub fn tokenizer(&self, other: Option<&Path>) -> Result<Tokenizer> {
+        let folder = other.or(self.folder());
+        let folder = folder.with_context(|| format!("{self}: it has no tokenizer: give --tokenizer DIR"))?;
+        Ok(Tokenizer::open(folder, &self.config)?)
+    }
+
+    /// The files with the weights of `parts`; of a model on a hub those that are not here are fetched. None of random weights.
+    pub fn checkpoint(&self, parts: Parts) -> Result<Option<Checkpoint>> {
+        let Some(snapshot) = &self.snapshot else {
+            return Ok(self.folder().map(Checkpoint::open).transpose()?);
+        };
+        let (files, read) = (self.weight_files(snapshot, parts)?, |name: &str| is_read(parts, name));
+        Ok(Some(common::fetching(|progress| snapshot.checkpoint(&files, read, progress))?))
+    }
+
+    /// The files with all weights.
+    pub fn whole(&self) -> Result<Checkpoint> {
+        let parts = Parts { blocks: self.config.layers, final_norm: true, head: true };
+        self.checkpoint(parts)?
+            .with_context(|| format!("{self}: its weights are in no file; kiungo random writes some"))
+    }
+
+    /// The same as [`checkpoint`](ModelFiles::checkpoint) for a dry run, which fetches no weights: None, with a word about what
+    /// would be fetched, where some are missing.
+    pub fn checkpoint_here(&self, parts: Parts) -> Result<Option<Checkpoint>> {
+        if let Some(snapshot) = &self.snapshot {
+            let files = self.weight_files(snapshot, parts)?;
+            let missing = snapshot.missing(&files);
+            if !missing.is_empty() {
+                println!("fetches {} of {} files with weights: {}", missing.len(), files.len(), missing.join(", "));
+                return Ok(None);
             }
         }
+        self.checkpoint(parts)
     }
 
-    /// The folder, if it is one.
-    pub fn folder(&self) -> Option<&Path> {
-        match self {
-            Source::Folder(folder) => Some(folder),
-            Source::Random(_) => None,
+    fn weight_files(&self, snapshot: &Snapshot, parts: Parts) -> Result<Vec<String>> {
+        let needed = names::all(&self.config).into_iter().map(|(name, _)| name).filter(|name| is_read(parts, name));
+        Ok(snapshot.weight_files(&needed.collect::<Vec<_>>(), |name| is_read(parts, name))?)
+    }
+
+    /// What tells the model from others.
+    pub fn identity(&self, checkpoint: Option<&Checkpoint>) -> Result<Identity> {
+        match checkpoint {
+            Some(checkpoint) => Ok(Identity::of(checkpoint)?),
+            None => Ok(Identity { config: self.to_string(), weights: BTreeMap::new() }),
         }
     }
 
-    /// The files, where there are some.
-    pub fn checkpoint(&self) -> Result<Option<Checkpoint>> {
-        Ok(self.folder().map(Checkpoint::open).transpose()?)
-    }
-
-    /// Reads or draws the weights. `progress` hears the name of each that is read.
-    pub fn load(
-        &self,
-        checkpoint: Option<&Checkpoint>,
-        config: &Config,
-        options: Options,
-        progress: impl Fn(&str),
-    ) -> Result<Model> {
-        match (self, checkpoint) {
-            (Source::Random(random), _) => Ok(random::model(config, options, random.seed)?),
-            (Source::Folder(_), Some(checkpoint)) => Ok(weights::load(checkpoint, config, options, progress)?),
-            (Source::Folder(folder), None) => Ok(weights::load(&Checkpoint::open(folder)?, config, options, progress)?),
+    /// Reads the weights, or draws them where there is no checkpoint. `progress` hears the name of each that is read.
+    pub fn load(&self, checkpoint: Option<&Checkpoint>, options: Options, progress: impl Fn(&str)) -> Result<Model> {
+        match (&self.source, checkpoint) {
+            (_, Some(checkpoint)) => Ok(weights::load(checkpoint, &self.config, options, progress)?),
+            (Source::Random(random), None) => Ok(random::model(&self.config, options, random.seed)?),
+            (_, None) => {
+                let checkpoint = self.checkpoint(options.parts)?.with_context(|| format!("{self}: no weights"))?;
+                Ok(weights::load(&checkpoint, &self.config, options, progress)?)
+            }
         }
     }
 }

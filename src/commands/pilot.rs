@@ -1,11 +1,11 @@
 //! `kiungo pilot`: where in a model words of two languages lie together, before any training.
 
 use super::common::{self, Compute, DeviceChoice};
+use super::model::Source;
 use super::train::data::{Data, Sources};
 use crate::formats::output;
-use crate::formats::safetensors::Checkpoint;
-use crate::formats::tokenizer::{Bos, Encoding, Tokenizer};
-use crate::formats::weights::{Options, load};
+use crate::formats::tokenizer::{Bos, Encoding};
+use crate::formats::weights::Options;
 use crate::llama::config::Config;
 use crate::llama::model::Base;
 use crate::llama::{Layer, Parts};
@@ -28,9 +28,9 @@ use std::path::PathBuf;
 /// pairs. Blocks' importance is 1 - CKA of the last token's state before and behind them (arXiv 2602.05988).
 #[derive(Args)]
 pub struct Pilot {
-    /// Folder of a Llama in Hugging Face's layout
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    /// Folder of a Llama in Hugging Face's layout, or its name on the hub (org/name, org/name@revision)
+    #[arg(long, value_name = "DIR|NAME")]
+    model: Source,
     /// Pairs: .tsv, .csv or .jsonl, source then target
     #[arg(long, value_name = "FILE")]
     pairs: PathBuf,
@@ -75,12 +75,13 @@ struct Row {
 
 impl Pilot {
     pub fn run(self) -> Result<()> {
-        let config = Config::open(&self.model)?;
-        let tokenizer = Tokenizer::open(&self.model, &config)?;
+        let files = self.model.open()?;
+        let config = &files.config;
+        let tokenizer = files.tokenizer(None)?;
         let encode = Encoding { tokenizer: &tokenizer, bos: Bos::Add, max_length: config.max_positions };
         // A control group is neither needed nor read: with --dev alone, the rest are the pairs.
         let sources = Sources::named(&self.model, &self.pairs, self.dev.as_deref(), None);
-        let settings = Settings { batch: 2, ..Settings::preset(Preset::Clean, Method::Lora, &config) };
+        let settings = Settings { batch: 2, ..Settings::preset(Preset::Clean, Method::Lora, config) };
         let data = Data::read(&sources, &encode, &settings)?;
         let texts = self.texts(&encode, &data)?;
         let longest = texts.iter().map(Vec::len).chain([data.longest()]).max().unwrap_or(1);
@@ -89,7 +90,7 @@ impl Pilot {
         let compute = Compute::or_default(self.compute, &device);
         let parts = Parts { blocks: config.layers, final_norm: true, head: false };
         let options = Options { parts, base: self.base, compute, device: &device, positions: longest };
-        let model = load(&Checkpoint::open(&self.model)?, &config, options, |_| {})?;
+        let model = files.load(None, options, |_| {})?;
         let layers: Vec<Layer> = (0..=config.layers).map(Layer::Hidden).chain([Layer::Final]).collect();
         let all: Vec<_> = data.groups.iter().flat_map(|(_, g)| g.pairs.iter().cloned()).collect();
         let measure = |group: usize, pooling| -> Result<Vec<Alignment>> {
@@ -103,7 +104,7 @@ impl Pilot {
         let rows: Vec<Row> = zipped
             .map(|((((&layer, with_sink), without), dev), states)| Row { layer, with_sink, without, dev, states })
             .collect();
-        self.tell(&rows, &config)
+        self.tell(&rows, config)
     }
 
     fn texts(&self, encode: &Encoding, data: &Data) -> Result<Vec<Vec<u32>>> {

@@ -2,10 +2,10 @@
 
 use super::common::{self, Compute, DeviceChoice};
 use super::inputs;
-use super::model::Source;
+use super::model::{ModelFiles, Source};
 use super::plan;
 use crate::device::{DType, Device};
-use crate::formats::kiungo_json::{self, Identity, Record};
+use crate::formats::kiungo_json::{self, Record};
 use crate::formats::peft;
 use crate::formats::safetensors::Checkpoint;
 use crate::formats::tokenizer::{Bos, Encoding, Tokenizer};
@@ -17,7 +17,7 @@ use crate::llama::plan::{During, Ledger, Way};
 use crate::llama::{Layer, Parts, random};
 use crate::ops::pooling::Pooling;
 use crate::retrieval::embed::{self, Reading};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use clap::Args;
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -27,8 +27,9 @@ use std::str::FromStr;
 /// A model, with or without an adapter, and how it reads. Defaults come from the kiungo.json beside the weights.
 #[derive(Args, Clone)]
 pub struct ReaderArgs {
-    /// Folder of a Llama in Hugging Face's layout, or random:llama-3-8b (weights that know nothing, for benchmarks)
-    #[arg(long, value_name = "DIR")]
+    /// Folder of a Llama in Hugging Face's layout, its name on the hub (org/name, org/name@revision), of which only the
+    /// files that are needed are fetched, or random:llama-3-8b (weights that know nothing, for benchmarks)
+    #[arg(long, value_name = "DIR|NAME")]
     pub model: Source,
     /// Folder of a model whose tokenizer is used [default: the model's]
     #[arg(long, value_name = "DIR")]
@@ -65,6 +66,7 @@ pub struct ReaderArgs {
 /// What the arguments come to, before weights are read.
 pub struct Reader {
     args: ReaderArgs,
+    files: ModelFiles,
     record: Option<Record>,
     base: Base,
     tokenizer: Tokenizer,
@@ -77,12 +79,10 @@ pub struct Reader {
 
 impl ReaderArgs {
     pub fn resolve(self) -> Result<Reader> {
-        let config = self.model.config()?;
-        let recorded_in = self.adapter.as_deref().or(self.model.folder());
+        let files = self.model.open()?;
+        let config = files.config.clone();
+        let recorded_in = self.adapter.as_deref().or(files.folder());
         let record = recorded_in.map(Record::open_if_present).transpose()?.flatten();
-        let tokenizer = self.tokenizer.as_deref().or(self.model.folder());
-        let tokenizer =
-            tokenizer.with_context(|| format!("{}: it has no tokenizer: give --tokenizer DIR", self.model))?;
         let known = record.as_ref();
         let stored = recorded(known, |r| &r.base)?.or(config.quantization.as_ref().map(Base::stored));
         let target: Option<Layer> = recorded(known, |r| &r.target)?;
@@ -99,7 +99,8 @@ impl ReaderArgs {
             },
             bos: choose("--bos", self.bos, known.map(|r| r.bos), Bos::Add),
             max_length: choose("--max-length", self.max_length, known.map(|r| r.max_length), config.max_positions),
-            tokenizer: Tokenizer::open(tokenizer, &config)?,
+            tokenizer: files.tokenizer(self.tokenizer.as_deref())?,
+            files,
             layers,
             config,
             record,
@@ -127,18 +128,16 @@ impl Reader {
 
     /// What decides a text's vectors, beside the text and the reading.
     pub fn made_with(&self, device: &Device) -> Result<BTreeMap<String, String>> {
-        let model = match self.args.model.checkpoint()? {
-            Some(checkpoint) => Identity::of(&checkpoint)?,
-            None => Identity { config: self.args.model.to_string(), weights: "random".into() },
-        };
+        let checkpoint = self.files.checkpoint(parts(&self.layers, &self.config))?;
+        let model = self.files.identity(checkpoint.as_ref())?;
         let adapter = match &self.args.adapter {
             Some(folder) => Checkpoint::open_file(&folder.join(peft::WEIGHTS_FILE))?.identity()?,
             None => "none".into(),
         };
         let compute = Compute::or_default(self.args.compute, device);
         let entries = [
+            ("model_weights", model.weights_in_short()),
             ("model_settings", model.config),
-            ("model_weights", model.weights),
             ("adapter", adapter),
             ("base", self.base.to_string()),
             ("compute", format!("{compute:?}").to_lowercase()),
@@ -152,10 +151,13 @@ impl Reader {
     /// None for a dry run, which ends here; an error where there is no room.
     pub fn open(&self, device: &Device, texts: &[Vec<&[u32]>]) -> Result<Option<Opened>> {
         let compute = Compute::or_default(self.args.compute, device);
-        let checkpoint = self.args.model.checkpoint()?;
+        let parts = parts(&self.layers, &self.config);
+        let checkpoint = match self.args.dry_run {
+            true => self.files.checkpoint_here(parts)?,
+            false => self.files.checkpoint(parts)?,
+        };
         let held = Held { reader: self, checkpoint: checkpoint.as_ref(), device, compute, texts };
         let ledger = held.ledger(self.base, &self.layers);
-        let parts = parts(&self.layers, &self.config);
         if self.args.dry_run {
             if let Some(checkpoint) = &checkpoint {
                 println!("{}", plan::reads(checkpoint, parts));
@@ -169,7 +171,7 @@ impl Reader {
         let positions = held.positions();
         let options = Options { parts, base: self.base, compute, device, positions };
         let bar = common::progress(1 + parts.blocks * 9, "loading");
-        let model = self.args.model.load(checkpoint.as_ref(), &self.config, options, |_| bar.inc(1))?;
+        let model = self.files.load(checkpoint.as_ref(), options, |_| bar.inc(1))?;
         bar.finish_and_clear();
         let adapters = self.adapters(checkpoint.as_ref(), device)?;
         Ok(Some(Opened { model, adapters, ledger }))

@@ -4,8 +4,10 @@ use super::output::{self, OutputError};
 use super::safetensors::{Checkpoint, CheckpointError};
 use super::tokenizer::Bos;
 use crate::llama::config::{Config, ConfigError};
+use crate::llama::model::names;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -39,14 +41,18 @@ pub struct Record {
     pub seed: u64,
 }
 
-/// Two SHA-256, in hexadecimal.
+/// What tells a model from others: beginnings of SHA-256, in hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Of the settings that decide the arithmetic.
     pub config: String,
-    /// Of the weights, see [`Checkpoint::identity`].
-    pub weights: String,
+    /// Of the weights, part by part (`embedding`, `block 0`, ..., and others by their names): of a model from a hub only the
+    /// parts that were fetched. See [`Checkpoint::identities`].
+    pub weights: BTreeMap<String, String>,
 }
+
+/// Digits of a hash that are kept.
+const DIGITS: usize = 16;
 
 /// Why a record cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +100,23 @@ impl Identity {
     /// Of the model in a checkpoint's folder.
     pub fn of(checkpoint: &Checkpoint) -> Result<Identity, RecordError> {
         let config = Config::open(checkpoint.path())?;
-        Ok(Identity { config: config_identity(&config), weights: checkpoint.identity()? })
+        let mut weights = checkpoint.identities(part)?;
+        weights.values_mut().for_each(|hash| hash.truncate(DIGITS));
+        Ok(Identity { config: config_identity(&config), weights })
+    }
+
+    /// A text that differs where the weights do.
+    pub fn weights_in_short(&self) -> String {
+        let mut hash = Sha256::new();
+        self.weights.iter().for_each(|(part, value)| hash.update(format!("{part} {value} ")));
+        format!("{:x}", hash.finalize())
+    }
+
+    /// True where all parts agree that both have; one at least.
+    fn has_weights_of(&self, other: &Identity) -> bool {
+        let mut shared =
+            self.weights.iter().filter_map(|(part, hash)| Some((hash, other.weights.get(part)?))).peekable();
+        shared.peek().is_some() && shared.all(|(a, b)| a == b)
     }
 }
 
@@ -126,12 +148,21 @@ impl Record {
     pub fn check_base(&self, base: &Checkpoint, folder: &Path) -> Result<(), RecordError> {
         let found = Identity::of(base)?;
         let what = match &self.base_identity {
-            expected if *expected == found => return Ok(()),
-            expected if expected.weights != found.weights => "weights",
-            _ => "settings",
+            expected if !expected.has_weights_of(&found) => "weights",
+            expected if expected.config != found.config => "settings",
+            _ => return Ok(()),
         };
         let (path, base_model) = (folder.join(FILE), self.base_model.clone());
         Err(RecordError::OtherBase { path, base_model, found: base.path().into(), what })
+    }
+}
+
+/// The part of a model that a tensor belongs to.
+fn part(name: &str) -> String {
+    match names::block(name) {
+        Some(block) => format!("block {block}"),
+        None if name == names::EMBEDDING => "embedding".into(),
+        None => name.into(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! Output is whole or absent: files are written under a temporary name and renamed.
 
 pub mod collection;
+pub mod hub;
 pub mod kiungo_json;
 pub mod nf4;
 pub mod output;

@@ -18,11 +18,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What the weights of a run were trained on.
-pub fn record(base: &Checkpoint, settings: &Settings) -> Result<Record> {
-    Ok(Record {
+pub fn record(base_model: &str, base_identity: Identity, settings: &Settings) -> Record {
+    Record {
         version: env!("CARGO_PKG_VERSION").into(),
-        base_model: base.path().display().to_string(),
-        base_identity: Identity::of(base)?,
+        base_model: base_model.into(),
+        base_identity,
         base: settings.base.to_string(),
         method: settings.method.to_string(),
         target: settings.target.to_string(),
@@ -31,7 +31,7 @@ pub fn record(base: &Checkpoint, settings: &Settings) -> Result<Record> {
         bos: settings.bos,
         max_length: settings.max_length,
         seed: settings.seed,
-    })
+    }
 }
 
 /// Writes an adapter in PEFT's layout, with a record of what it was trained on beside it.

@@ -6,6 +6,7 @@ mod embed;
 mod errors;
 mod eval;
 mod gpu;
+mod hub;
 mod pilot;
 mod quantize;
 mod random;

@@ -302,7 +302,7 @@ fn collection(folder: &Path) {
 }
 
 fn record_seeds() -> Vec<Vec<u8>> {
-    let record = r#"{"version":"0.1.0","base_model":"x","base_identity":{"config":"00","weights":"11"},"base":"bf16","method":"lora","target":"2","training_pooling":"mean-no-sink","pooling":"mean-no-sink","bos":"add","max_length":128,"seed":1}"#;
+    let record = r#"{"version":"0.1.0","base_model":"x","base_identity":{"config":"00","weights":{"block 0":"11"}},"base":"bf16","method":"lora","target":"2","training_pooling":"mean-no-sink","pooling":"mean-no-sink","bos":"add","max_length":128,"seed":1}"#;
     vec![record.into()]
 }
 

@@ -5,6 +5,7 @@ mod allocations;
 mod counting;
 mod golden;
 mod gpu;
+pub mod hub;
 
 pub use allocations::{Bounded, held, largest};
 pub use counting::{Calls, Counting};

@@ -1,6 +1,7 @@
 //! The arguments of `kiungo train`, and how they change a preset.
 
-use super::common::{Compute, DeviceChoice};
+use crate::commands::common::{Compute, DeviceChoice};
+use crate::commands::model::Source;
 use crate::formats::tokenizer::Bos;
 use crate::llama::Layer;
 use crate::llama::config::{Config, Projections};
@@ -24,9 +25,15 @@ use std::path::PathBuf;
 #[serde(default, rename_all = "kebab-case")]
 #[command(after_help = EXAMPLES)]
 pub struct Train {
-    /// Folder of a Llama in Hugging Face's layout: config.json, tokenizer.json, *.safetensors [default: built in]
-    #[arg(long, value_name = "DIR")]
-    pub model: Option<PathBuf>,
+    /// Folder of a Llama in Hugging Face's layout (config.json, tokenizer.json, *.safetensors), its name on the hub
+    /// (org/name, org/name@revision), of which only the files that are needed are fetched, or random:llama-3-8b (weights that
+    /// know nothing, for benchmarks) [default: built in]
+    #[arg(long, value_name = "DIR|NAME")]
+    #[serde(with = "as_word::option")]
+    pub model: Option<Source>,
+    /// Folder of a model whose tokenizer is used [default: the model's]
+    #[arg(long, value_name = "DIR", requires = "model")]
+    pub tokenizer: Option<PathBuf>,
     /// Pairs to learn from: .tsv, .csv or .jsonl, source then target [default: built in]
     #[arg(long, value_name = "FILE")]
     pub pairs: Option<PathBuf>,
@@ -278,11 +285,11 @@ impl std::str::FromStr for Blocks {
 impl Train {
     /// The same with paths that do not depend on the folder that the program was started in.
     pub fn absolute(mut self) -> std::io::Result<Train> {
-        let paths =
-            [&mut self.model, &mut self.pairs, &mut self.dev, &mut self.control, &mut self.xquad, &mut self.init];
-        for path in paths.into_iter().flatten() {
+        let Train { tokenizer, pairs, dev, control, xquad, init, .. } = &mut self;
+        for path in [tokenizer, pairs, dev, control, xquad, init].into_iter().flatten() {
             *path = std::path::absolute(&path)?;
         }
+        self.model = self.model.map(Source::absolute).transpose()?;
         Ok(self)
     }
 

@@ -3,6 +3,7 @@
 use super::Train;
 use super::folder::RunFolder;
 use crate::commands::inputs;
+use crate::commands::model::Source;
 use crate::formats::pairs::{self, Pair};
 use crate::formats::tokenizer::Encoding;
 use crate::llama::config::Quantization;
@@ -20,8 +21,8 @@ const SHARES: [f64; 3] = [0.8, 0.1, 0.1];
 
 /// The files and folders of a run.
 pub struct Sources {
-    /// The model's folder.
-    pub model: PathBuf,
+    /// Where the model comes from.
+    pub model: Source,
     /// Words about what was chosen.
     pub notes: Vec<String>,
     pairs: PathBuf,
@@ -54,7 +55,7 @@ impl Sources {
         }
         let xquad = args.xquad.clone().or(args.model.is_none().then_some(built_in.xquad));
         Ok(Sources {
-            model: args.model.clone().unwrap_or(built_in.model),
+            model: args.model.clone().unwrap_or(Source::Folder(built_in.model)),
             pairs: args.pairs.clone().unwrap_or(built_in.pairs),
             notes,
             dev,
@@ -65,9 +66,9 @@ impl Sources {
     }
 
     /// Files that were named, and no questions.
-    pub fn named(model: &Path, pairs: &Path, dev: Option<&Path>, control: Option<&Path>) -> Sources {
+    pub fn named(model: &Source, pairs: &Path, dev: Option<&Path>, control: Option<&Path>) -> Sources {
         Sources {
-            model: model.into(),
+            model: model.clone(),
             notes: vec![],
             pairs: pairs.into(),
             dev: dev.map(PathBuf::from),
@@ -83,7 +84,7 @@ impl Sources {
         match asked {
             Some(other) if other != stored => bail!(
                 "{}: the checkpoint holds {stored} weights, which cannot be read as {other}; leave --base out",
-                self.model.display()
+                self.model
             ),
             _ => Ok(stored),
         }

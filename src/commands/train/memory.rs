@@ -6,6 +6,7 @@ use crate::formats::weights::Transfer;
 use crate::llama::encode::Encoder;
 use crate::llama::model::Base;
 use crate::llama::plan::{During, Ledger, Way};
+use crate::llama::random;
 use crate::retrieval::embed;
 use crate::training::batch::largest_pass;
 use crate::training::plan::Plan;
@@ -43,9 +44,13 @@ impl Prepared {
     fn ledger_of(&self, settings: &Settings, plan: &Plan, device: &Device, compute: DType) -> Ledger {
         let Prepared { config, checkpoint, data, layers, .. } = self;
         let mut ledger = Ledger::of_model(config, plan.parts, settings.base, self.positions());
-        if !device.is_cpu() {
-            let reading = Transfer::default().device_bytes(checkpoint, config, plan.parts, settings.base);
-            ledger.add("buffers of the reader", reading, During::Loading);
+        match checkpoint {
+            None => ledger.add("a weight that is drawn", random::device_bytes(config, settings.base), During::Loading),
+            Some(_) if device.is_cpu() => {}
+            Some(checkpoint) => {
+                let reading = Transfer::default().device_bytes(checkpoint, config, plan.parts, settings.base);
+                ledger.add("buffers of the reader", reading, During::Loading);
+            }
         }
         let tokens = largest_pass(data.train(), settings);
         let memory = plan.memory(settings, config, compute, tokens, data.train().tokens());

@@ -13,12 +13,13 @@ pub use signals::Interrupted;
 
 use super::common::{self, Compute, DeviceChoice};
 use super::inputs;
+use super::model::ModelFiles;
 use super::plan;
 use crate::device::{DType, Device};
 use crate::formats::kiungo_json::Identity;
 use crate::formats::safetensors::Checkpoint;
-use crate::formats::tokenizer::{Encoding, Tokenizer};
-use crate::formats::weights::{Options, load};
+use crate::formats::tokenizer::Encoding;
+use crate::formats::weights::Options;
 use crate::llama::Layer;
 use crate::llama::config::Config;
 use crate::llama::model::Model;
@@ -44,8 +45,10 @@ use std::time::Instant;
 /// All that is known before weights are read.
 struct Prepared {
     sources: data::Sources,
+    files: ModelFiles,
     config: Config,
-    checkpoint: Checkpoint,
+    /// None of random weights.
+    checkpoint: Option<Checkpoint>,
     settings: Settings,
     plan: Plan,
     data: Data,
@@ -85,7 +88,9 @@ impl Train {
         prepared.print(compute);
         let ledger = prepared.ledger(&device, compute);
         if args.dry_run {
-            println!("{}\n{}", plan::reads(&prepared.checkpoint, prepared.plan.parts), plan::table(&ledger, &device));
+            let reads = prepared.checkpoint.as_ref().map(|files| plan::reads(files, prepared.plan.parts));
+            reads.into_iter().for_each(|reads| println!("{reads}"));
+            println!("{}", plan::table(&ledger, &device));
         }
         plan::fit(&ledger, &device, || prepared.ways(&device, compute))?;
         let now = prepared.record(&args, compute, &device)?;
@@ -124,7 +129,8 @@ impl Train {
 
     fn prepare(&self, folder: &RunFolder) -> Result<Prepared> {
         let sources = data::Sources::resolve(self, folder)?;
-        let config = Config::open(&sources.model)?;
+        let files = sources.model.open()?;
+        let config = files.config.clone();
         let mut settings = self.settings(&config).map_err(anyhow::Error::msg)?;
         if let Some(quantization) = &config.quantization {
             settings.base = sources.quantised_base(quantization, self.base)?;
@@ -136,11 +142,16 @@ impl Train {
         };
         inputs::check_layers(&layers, &config)?;
         let plan = Plan::new(&settings, &config, &layers)?;
-        let tokenizer = Tokenizer::open(&sources.model, &config)?;
+        let tokenizer = files.tokenizer(self.tokenizer.as_deref())?;
         let encode = Encoding { tokenizer: &tokenizer, bos: settings.bos, max_length: settings.max_length };
         let data = Data::read(&sources, &encode, &settings)?;
-        let checkpoint = Checkpoint::open(&sources.model)?;
-        Ok(Prepared { sources, config, checkpoint, settings, plan, data, layers })
+        let checkpoint = match settings.method {
+            _ if self.dry_run => files.checkpoint_here(plan.parts)?,
+            // What does not learn is saved with the rest.
+            Method::Full if self.stop_after.is_none() && files.folder().is_some() => Some(files.whole()?),
+            _ => files.checkpoint(plan.parts)?,
+        };
+        Ok(Prepared { sources, files, config, checkpoint, settings, plan, data, layers })
     }
 
     fn train(&self, prepared: &Prepared, model: Model, folder: &RunFolder, resumed: Option<Whole>) -> Result<()> {
@@ -166,11 +177,14 @@ impl Train {
         let hash = trainer.hash()?;
         let Trainer { model, learner, .. } = &trainer;
         let after = measure(&gauge, model, learner.adapters(), "after")?;
-        let record = save::record(&prepared.checkpoint, settings)?;
+        let record = save::record(&prepared.files.to_string(), prepared.identity()?, settings);
         let [adapter, whole_model] = folder::RESULTS.map(|name| folder.path(name));
         match learner {
             Learner::Lora(lora) => save::adapter(&adapter, &lora.adapters, &record, settings)?,
-            Learner::Full(_) => save::model(&whole_model, model, &prepared.checkpoint, &record)?,
+            Learner::Full(_) => match &prepared.checkpoint {
+                Some(base) => save::model(&whole_model, model, base, &record)?,
+                None => println!("note: weights that were random when training began are not saved"),
+            },
         }
         let summary = Summary {
             version: env!("CARGO_PKG_VERSION"),
@@ -337,12 +351,16 @@ impl Prepared {
             device: common::device_in_words(device),
             compute: compute.to_string(),
             model: self.sources.model.clone(),
-            identity: Identity::of(&self.checkpoint)?,
+            identity: self.identity()?,
             settings: serde_json::to_value(&self.settings).context("settings")?,
             layers: self.layers.clone(),
             data: self.sources.checksums()?,
             arguments: args.clone(),
         })
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        self.files.identity(self.checkpoint.as_ref())
     }
 
     /// The longest sequence.
@@ -352,9 +370,9 @@ impl Prepared {
 
     fn load(&self, compute: DType, device: &Device) -> Result<Model> {
         let bar = common::progress(1 + self.plan.parts.blocks * 9, "loading");
-        let Prepared { checkpoint, config, plan, settings, .. } = self;
+        let Prepared { files, checkpoint, plan, settings, .. } = self;
         let options = Options { parts: plan.parts, base: settings.base, compute, device, positions: self.positions() };
-        let model = load(checkpoint, config, options, |_| bar.inc(1))?;
+        let model = files.load(checkpoint.as_ref(), options, |_| bar.inc(1))?;
         bar.finish_and_clear();
         Ok(model)
     }

@@ -1,13 +1,15 @@
 //! What a run was begun with, and whether it goes on with the same.
 
 use super::args::Train;
+use crate::commands::model::Source;
 use crate::formats::kiungo_json::Identity;
 use crate::llama::Layer;
+use crate::words::as_word;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// `config.json` in a run's folder.
 #[derive(Clone, Serialize, Deserialize)]
@@ -18,8 +20,9 @@ pub struct RunRecord {
     pub device: String,
     /// Element type of activations.
     pub compute: String,
-    /// The model's folder.
-    pub model: PathBuf,
+    /// The model's folder, or its name.
+    #[serde(with = "as_word")]
+    pub model: Source,
     /// What tells the model from others.
     pub identity: Identity,
     /// Every choice, resolved.
@@ -72,11 +75,7 @@ impl RunRecord {
                 changed.join(", ")
             );
         }
-        ensure!(
-            same_model,
-            "{}: not the model that the run in {folder} was begun with; put it back",
-            now.model.display()
-        );
+        ensure!(same_model, "{}: not the model that the run in {folder} was begun with; put it back", now.model);
         if let Some((path, _)) = now.data.iter().find(|(path, sum)| self.data.get(*path) != Some(sum) && !same_data) {
             bail!("{path}: not what it was when the run in {folder} was begun; put it back, or begin a new run");
         }

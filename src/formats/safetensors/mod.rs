@@ -63,6 +63,15 @@ impl Checkpoint {
         Checkpoint::from_shards(folder, shards::find(folder)?)
     }
 
+    /// Reads the headers of some files of a folder, and keeps the tensors whose names `is_kept` likes: of a model of which
+    /// only a part is here.
+    pub fn open_files(folder: &Path, files: &[String], is_kept: impl Fn(&str) -> bool) -> Result<Checkpoint> {
+        let paths = files.iter().map(|file| shards::inside(folder, file)).collect::<Result<_>>()?;
+        let mut checkpoint = Checkpoint::from_shards(folder, paths)?;
+        checkpoint.tensors.retain(|name, _| is_kept(name));
+        Ok(checkpoint)
+    }
+
     /// Reads the header of one file.
     pub fn open_file(path: &Path) -> Result<Checkpoint> {
         Checkpoint::from_shards(path, vec![path.into()])
@@ -144,15 +153,22 @@ impl Checkpoint {
     /// SHA-256, in hexadecimal, over name, type, shape and first bytes of every tensor. Cheap, and enough to tell
     /// two fine-tunes of one architecture apart; it does not depend on how the tensors are spread over files.
     pub fn identity(&self) -> Result<String> {
-        let mut hash = Sha256::new();
+        let whole = self.identities(|_| String::new())?;
+        Ok(whole.into_values().next().unwrap_or_else(|| format!("{:x}", Sha256::digest([]))))
+    }
+
+    /// The same of each part: of the tensors to whose names `part` gives one name.
+    pub fn identities(&self, part: impl Fn(&str) -> String) -> Result<BTreeMap<String, String>> {
+        let mut hashes: BTreeMap<String, Sha256> = BTreeMap::new();
         let mut sample = [0; SAMPLE];
         for (name, info) in &self.tensors {
             let sample = &mut sample[..info.bytes.min(SAMPLE)];
             self.shards[info.shard].read(info.start, sample)?;
+            let hash = hashes.entry(part(name)).or_default();
             hash.update(format!("{name} {} {:?} ", info.dtype, info.shape));
             hash.update(sample);
         }
-        Ok(format!("{:x}", hash.finalize()))
+        Ok(hashes.into_iter().map(|(part, hash)| (part, format!("{:x}", hash.finalize()))).collect())
     }
 
     pub(super) fn shape_error(&self, name: &str, expected: &[usize], found: &[usize]) -> CheckpointError {

@@ -131,7 +131,7 @@ fn check_index(folder: &Path) -> Result<()> {
 /// The path of a file that lies in the folder, links followed.
 ///
 /// Hugging Face's cache is the exception: its `snapshots/REVISION` holds links into `blobs` two folders above.
-fn inside(folder: &Path, name: &str) -> Result<PathBuf> {
+pub fn inside(folder: &Path, name: &str) -> Result<PathBuf> {
     let path = folder.join(name);
     let resolve = |p: &Path| p.canonicalize().map_err(|source| CheckpointError::Read { path: p.into(), source });
     let (target, folder) = (resolve(&path)?, resolve(folder)?);

@@ -1,0 +1,41 @@
+use super::HubError;
+use std::env::{home_dir, var, var_os};
+use std::path::PathBuf;
+
+/// What the environment says of hubs, in the words of `huggingface_hub`.
+pub struct Environment {
+    /// The address of the hub.
+    pub endpoint: String,
+    /// The folder of the cache.
+    pub cache: PathBuf,
+    /// Who asks, and where that is written.
+    pub token: Option<(String, String)>,
+    /// No network.
+    pub offline: bool,
+}
+
+impl Environment {
+    pub fn read() -> Result<Environment, HubError> {
+        let path = |name| var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let general = || path("XDG_CACHE_HOME").or_else(|| home_dir().map(|home| home.join(".cache")));
+        let home = path("HF_HOME").or_else(|| general().map(|cache| cache.join("huggingface")));
+        let cache = path("HF_HUB_CACHE").or_else(|| home.as_ref().map(|home| home.join("hub")));
+        let text = |name| var(name).ok().map(|value| value.trim().to_string()).filter(|value| !value.is_empty());
+        let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
+        let from_file = || {
+            let path = home.as_ref()?.join("token");
+            let token = std::fs::read_to_string(&path).ok()?.trim().to_string();
+            (!token.is_empty()).then(|| (token, path.display().to_string()))
+        };
+        Ok(Environment {
+            endpoint: endpoint.trim_end_matches('/').into(),
+            cache: cache.ok_or(HubError::NoHome)?,
+            token: text("HF_TOKEN").map(|token| (token, "HF_TOKEN".to_string())).or_else(from_file),
+            offline: text("HF_HUB_OFFLINE").is_some_and(|word| is_yes(&word)),
+        })
+    }
+}
+
+fn is_yes(word: &str) -> bool {
+    ["1", "ON", "YES", "TRUE"].contains(&word.to_uppercase().as_str())
+}
