@@ -6,6 +6,8 @@ mod doctor;
 mod embed;
 mod eval;
 mod inputs;
+mod merge;
+mod merge_adapters;
 mod model;
 mod pilot;
 mod plan;
@@ -33,6 +35,8 @@ enum Command {
     Compare(Box<compare::Compare>),
     Embed(embed::Embed),
     Quantize(quantize::Quantize),
+    Merge(merge::Merge),
+    MergeAdapters(merge_adapters::MergeAdapters),
     Random(random::Random),
     /// Say what this build and this machine can do
     Doctor(doctor::Doctor),
@@ -50,6 +54,8 @@ impl Cli {
             Command::Compare(compare) => compare.run(),
             Command::Embed(embed) => embed.run(),
             Command::Quantize(quantize) => quantize.run(),
+            Command::Merge(merge) => merge.run(),
+            Command::MergeAdapters(merge) => merge.run(),
             Command::Random(random) => random.run(),
             Command::Doctor(doctor) => doctor.run(),
         }

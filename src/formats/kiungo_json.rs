@@ -112,6 +112,11 @@ impl Identity {
         format!("{:x}", hash.finalize())
     }
 
+    /// True for the same model, as far as both know its parts.
+    pub fn is_of(&self, other: &Identity) -> bool {
+        self.config == other.config && self.has_weights_of(other)
+    }
+
     /// True where all parts agree that both have; one at least.
     fn has_weights_of(&self, other: &Identity) -> bool {
         let mut shared =

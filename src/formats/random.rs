@@ -1,7 +1,7 @@
 //! Checkpoint folders of random weights, in Hugging Face's layout: of any size, for benchmarks and tests alone.
 
 use super::output::{self, OutputError};
-use super::safetensors::{CheckpointError, INDEX, TensorLayout, write_safetensors};
+use super::safetensors::{CheckpointError, TensorLayout, cut, shard_name, write_index, write_safetensors};
 use crate::device::{Device, DeviceError};
 use crate::llama::config::{self, Config, ConfigError};
 use crate::llama::model::names;
@@ -10,7 +10,6 @@ use crate::ops::OpError;
 use crate::ops::convert::Stored;
 use half::{bf16, f16};
 use safetensors::Dtype;
-use serde_json::json;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -64,10 +63,9 @@ pub fn write(
         Stored::Bf16 => (Dtype::BF16, "bfloat16"),
     };
     let tensors = names::all(config).into_iter().map(|(name, shape)| TensorLayout { name, dtype, shape });
-    let shards = shards(tensors, options.shard_bytes);
-    let file = |i: usize| format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
+    let shards = cut(tensors, options.shard_bytes);
     // On a GPU a thread a file: each waits for its values, its memory and its disk in turn.
-    let write = |i: usize| shard_to_file(&folder.join(file(i)), &shards[i], options, &progress);
+    let write = |i: usize| shard_to_file(&folder.join(shard_name(i, shards.len())), &shards[i], options, &progress);
     match options.device {
         Device::Cpu => (0..shards.len()).try_for_each(write)?,
         Device::Cuda(_) => thread::scope(|scope| {
@@ -83,30 +81,8 @@ pub fn write(
             joined.collect::<Vec<_>>().into_iter().collect::<Result<(), _>>()
         })?,
     }
-    let files = shards.iter().enumerate().flat_map(|(i, shard)| shard.iter().map(move |t| (t.name.clone(), i)));
-    let weight_map: BTreeMap<String, String> = files.map(|(name, i)| (name, file(i))).collect();
-    let total: usize = shards.iter().flatten().map(TensorLayout::bytes).sum();
-    let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
-    output::write_file(&folder.join(INDEX), format!("{index:#}\n"))?;
+    write_index(folder, &shards)?;
     Ok(output::write_file(&folder.join(config::FILE), config.stored_as(word)?.to_json())?)
-}
-
-/// Runs of tensors that fit into a file each.
-fn shards(tensors: impl Iterator<Item = TensorLayout>, most: usize) -> Vec<Vec<TensorLayout>> {
-    let mut shards: Vec<Vec<TensorLayout>> = vec![];
-    let mut bytes = 0;
-    for tensor in tensors {
-        let more = tensor.bytes();
-        match shards.last_mut().filter(|_| bytes + more <= most) {
-            Some(shard) => shard.push(tensor),
-            None => {
-                shards.push(vec![tensor]);
-                bytes = 0;
-            }
-        }
-        bytes += more;
-    }
-    shards
 }
 
 fn shard_to_file(

@@ -67,6 +67,11 @@ impl Builtin {
     }
 }
 
+/// The words of the built-in pairs, Swahili and English by turns.
+pub fn words() -> impl Iterator<Item = &'static str> {
+    WORDS.lines().skip(1).flat_map(|line| line.split('\t').take(2))
+}
+
 /// Writes the model folder and the data below `folder`, which must be absent or empty. The same seed gives the same bytes.
 pub fn write_to(folder: &Path, seed: u64) -> Result<Builtin, BuiltinError> {
     let at = Builtin::at(folder);

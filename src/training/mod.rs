@@ -1,5 +1,6 @@
 //! Training on pairs: what a run needs ([`plan`]), one step of it ([`step`]), and the whole run ([`run`]).
 
+pub mod aggregate;
 pub mod arms;
 pub mod batch;
 pub mod builtin;
@@ -8,6 +9,7 @@ pub mod evaluate;
 pub mod findings;
 mod graphs;
 pub mod learner;
+pub mod merge;
 pub mod objective;
 pub mod optimizer;
 pub mod outcome;

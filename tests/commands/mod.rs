@@ -7,6 +7,7 @@ mod errors;
 mod eval;
 mod gpu;
 mod hub;
+mod merge;
 mod pilot;
 mod quantize;
 mod random;

@@ -32,6 +32,27 @@ fn what_is_written_is_what_a_random_model_has() {
     assert!(!done && said.contains("made: not empty"), "{said}");
 }
 
+/// Weights that know nothing train as others do, for benchmarks; what was drawn is not saved.
+#[test]
+fn random_weights_train() {
+    let folder = tempfile::tempdir().unwrap();
+    builtin::write_to(&folder.path().join("in"), builtin::SEED).unwrap();
+    let random = ["train", "--model", "random:in/model/config.json", "--pairs", "in/words.sw-en.tsv", "--epochs", "1"];
+    for (method, saved) in [("lora", true), ("full", false)] {
+        let train = [&random[..], &["--layers", "2", "--method", method, "--output", method]].concat();
+        let (done, said) = kiungo(folder.path(), &[&train[..], &["--tokenizer", "in/model"]].concat());
+        assert!(done, "{said}");
+        assert!(
+            said.contains("WARNING: random:in/model/config.json has random weights: for benchmarks alone"),
+            "{said}"
+        );
+        assert_eq!(folder.path().join(method).join("adapter").exists(), saved);
+        assert!(!folder.path().join(method).join("model").exists());
+    }
+    let (done, said) = kiungo(folder.path(), &random);
+    assert!(!done && said.contains("random:in/model/config.json: it has no tokenizer: give --tokenizer DIR"), "{said}");
+}
+
 #[test]
 fn a_name_that_nobody_knows_is_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,3 +1,4 @@
+mod aggregate;
 mod builtin;
 mod checkpoint;
 mod findings;

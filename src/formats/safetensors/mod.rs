@@ -9,7 +9,7 @@ mod write;
 
 pub use error::CheckpointError;
 pub use shards::INDEX;
-pub use write::{TensorLayout, write_safetensors};
+pub use write::{TensorLayout, cut, shard_name, write_folder, write_index, write_safetensors};
 
 use crate::device::{DType, Device, Tensor};
 use crate::ops::Float;

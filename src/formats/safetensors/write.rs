@@ -1,6 +1,6 @@
-use super::{CheckpointError, Result};
+use super::{CheckpointError, INDEX, Result};
 use crate::device::{DType, Tensor};
-use crate::formats::output::{NewFile, OutputError};
+use crate::formats::output::{self, NewFile, OutputError};
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde_json::{Map, json};
@@ -71,6 +71,57 @@ pub fn write_safetensors<'a, E: From<CheckpointError>>(
         file.write_all(&bytes).map_err(failed)?;
     }
     Ok(file.commit().map_err(CheckpointError::from)?)
+}
+
+/// The name of one of several files, as transformers gives it.
+pub fn shard_name(i: usize, count: usize) -> String {
+    format!("model-{:05}-of-{count:05}.safetensors", i + 1)
+}
+
+/// Runs of tensors that fit into a file of `most` bytes each; a file holds one at least.
+pub fn cut(tensors: impl Iterator<Item = TensorLayout>, most: usize) -> Vec<Vec<TensorLayout>> {
+    let mut shards: Vec<Vec<TensorLayout>> = vec![];
+    let mut bytes = 0;
+    for tensor in tensors {
+        let more = tensor.bytes();
+        match shards.last_mut().filter(|_| bytes + more <= most) {
+            Some(shard) => shard.push(tensor),
+            None => {
+                shards.push(vec![tensor]);
+                bytes = 0;
+            }
+        }
+        bytes += more;
+    }
+    shards
+}
+
+/// Writes the index of a model in several files.
+pub fn write_index(folder: &Path, shards: &[Vec<TensorLayout>]) -> Result<(), OutputError> {
+    let files = shards.iter().enumerate().flat_map(|(i, shard)| shard.iter().map(move |t| (t.name.clone(), i)));
+    let weight_map: BTreeMap<String, String> = files.map(|(name, i)| (name, shard_name(i, shards.len()))).collect();
+    let total: usize = shards.iter().flatten().map(TensorLayout::bytes).sum();
+    let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+    output::write_file(&folder.join(INDEX), format!("{index:#}\n"))
+}
+
+/// Writes a model's weights into a folder that exists, as transformers does: one file, or where they take more than `most`
+/// bytes several and an index. See [`write_safetensors`].
+pub fn write_folder<'a, E: From<CheckpointError>>(
+    folder: &Path,
+    layout: Vec<TensorLayout>,
+    most: usize,
+    mut data: impl FnMut(&TensorLayout) -> Result<Cow<'a, [u8]>, E>,
+) -> Result<(), E> {
+    let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+    let shards = cut(layout.into_iter(), most);
+    if let [all] = &shards[..] {
+        return write_safetensors(&folder.join("model.safetensors"), all, &metadata, data);
+    }
+    for (i, shard) in shards.iter().enumerate() {
+        write_safetensors(&folder.join(shard_name(i, shards.len())), shard, &metadata, &mut data)?;
+    }
+    Ok(write_index(folder, &shards).map_err(CheckpointError::from)?)
 }
 
 /// The JSON header, padded with blanks so that the data begins at a multiple of 8 bytes. Made here rather than by the
