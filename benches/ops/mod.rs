@@ -2,20 +2,27 @@
 
 mod adamw;
 mod attention;
+mod clip;
+mod cosine;
 mod cross_entropy;
 mod embed;
 mod embedding;
 mod gemm;
+mod infonce;
 mod linear;
 mod load;
 mod lora;
 mod nf4;
 mod pairs;
+mod philox;
 mod pooling;
 mod residual;
 mod rmsnorm;
 mod rope;
+mod similarity;
+mod step;
 mod swiglu;
+mod triplet;
 
 use crate::harness::Bench;
 use criterion::Criterion;
@@ -24,44 +31,58 @@ type Run = fn(&mut Bench) -> anyhow::Result<()>;
 type Reference = fn(&mut Criterion);
 
 /// Every op that has a benchmark.
-pub const ALL: [(&str, Run); 18] = [
+pub const ALL: [(&str, Run); 25] = [
     ("adamw", adamw::gpu),
     ("attention", attention::gpu),
+    ("clip", clip::gpu),
+    ("cosine", cosine::gpu),
     ("cross_entropy", cross_entropy::gpu),
     ("embed", embed::gpu),
     ("embedding", embedding::gpu),
     ("full-step", crate::step::full::gpu),
     ("gemm", gemm::gpu),
+    ("infonce", infonce::gpu),
     ("linear", linear::gpu),
     ("load", load::gpu),
     ("lora", lora::gpu),
     ("nf4", nf4::gpu),
     ("pairs", pairs::gpu),
+    ("philox", philox::gpu),
     ("pooling", pooling::gpu),
     ("residual", residual::gpu),
     ("rmsnorm", rmsnorm::gpu),
     ("rope", rope::gpu),
+    ("similarity", similarity::gpu),
+    ("step", step::gpu),
     ("swiglu", swiglu::gpu),
+    ("triplet", triplet::gpu),
     ("word-step", crate::step::word::gpu),
 ];
 
 /// The CPU references of the ops that are wanted.
 pub fn cpu(criterion: &mut Criterion, wanted: impl Fn(&str) -> bool) {
-    let all: [(&str, Reference); 14] = [
+    let all: [(&str, Reference); 21] = [
         ("adamw", adamw::cpu),
         ("attention", attention::cpu),
+        ("clip", clip::cpu),
+        ("cosine", cosine::cpu),
         ("cross_entropy", cross_entropy::cpu),
         ("embedding", embedding::cpu),
         ("gemm", gemm::cpu),
+        ("infonce", infonce::cpu),
         ("linear", linear::cpu),
         ("lora", lora::cpu),
         ("nf4", nf4::cpu),
         ("pairs", pairs::cpu),
+        ("philox", philox::cpu),
         ("pooling", pooling::cpu),
         ("residual", residual::cpu),
         ("rmsnorm", rmsnorm::cpu),
         ("rope", rope::cpu),
+        ("similarity", similarity::cpu),
+        ("step", step::cpu),
         ("swiglu", swiglu::cpu),
+        ("triplet", triplet::cpu),
     ];
     for (op, run) in all {
         if wanted(op) {
