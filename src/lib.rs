@@ -7,8 +7,11 @@
 //!
 //! [`ops`] serve by themselves, too: on a caller's CUDA stream and buffers ([`device`]), or on the CPU. `examples/` shows how.
 #![warn(missing_docs)]
+#![deny(unsafe_code)]
 
 pub mod commands;
+// Launches, the driver's calls, and pinned memory; a call into `gemm` on the CPU.
+#[allow(unsafe_code)]
 pub mod device;
 pub mod formats;
 pub mod llama;

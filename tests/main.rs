@@ -14,6 +14,7 @@ mod llama;
 mod ops;
 mod report;
 mod retrieval;
+mod safety;
 mod support;
 mod training;
 

@@ -163,7 +163,8 @@ fn gpu(ordinal: usize) -> Vec<Finding> {
 }
 
 fn memory(card: &Card) -> Result<String, Problem> {
-    let words = format!("{} of {} free", bytes_in_words(card.free), bytes_in_words(card.total));
+    let [free, total, others] = [card.free, card.total, card.total.saturating_sub(card.free)].map(bytes_in_words);
+    let words = format!("{free} of {total} free, {others} held by other programs and the driver");
     if card.free >= LITTLE_MEMORY {
         return Ok(words);
     }

@@ -35,8 +35,11 @@ pub fn table(ledger: &Ledger, device: &Device) -> String {
     let peak = common::bytes(ledger.peak());
     match memory(device) {
         None => format!("{table}\nexpected peak: {peak}"),
-        Some(Memory { free, total, .. }) => {
-            format!("{table}\nexpected peak: {peak}; {} of {} are free", common::bytes(free), common::bytes(total))
+        Some(Memory { free, total, held, .. }) => {
+            let [free, total, others] = [free, total, total.saturating_sub(free + held)].map(common::bytes);
+            format!(
+                "{table}\nexpected peak: {peak}; {free} of {total} are free, {others} are held by other programs and the driver"
+            )
         }
     }
 }

@@ -368,7 +368,7 @@ impl Executor for Driver {
             }
             Err(e) if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 let (free, total) = result::mem_get_info().unwrap_or((0, 0));
-                Err(DeviceError::OutOfMemory { asked: bytes, free, total })
+                Err(DeviceError::OutOfMemory { asked: bytes, free, total, held: self.held().bytes })
             }
             Err(e) => Err(failed(format!("cuMemAlloc of {bytes} bytes"), e)),
         }

@@ -39,7 +39,8 @@ pub enum DeviceError {
     },
     /// Not enough memory on the device.
     #[error(
-        "out of GPU memory: {asked} bytes asked for, {free} of {total} bytes free. Use a smaller batch, fewer blocks, or --base nf4"
+        "out of GPU memory: {asked} bytes asked for, {free} of {total} bytes free, {held} held by this run and {} by other programs and the driver. Use a smaller batch, fewer blocks, or --base nf4",
+        total.saturating_sub(free.saturating_add(*held))
     )]
     OutOfMemory {
         /// Bytes asked for.
@@ -48,6 +49,8 @@ pub enum DeviceError {
         free: usize,
         /// Bytes the device has.
         total: usize,
+        /// Bytes that the executor holds already.
+        held: usize,
     },
     /// The kernel named is in no module.
     #[error("no kernel {kernel} in module {module}")]

@@ -88,7 +88,7 @@ impl Ledger {
     /// An error where the memory has no room for it; `ways` are other runs, the one that gives up least first, and what
     /// they would hold at most.
     pub fn fit(&self, memory: Memory, ways: impl FnOnce() -> Vec<Way>) -> Result<(), TooLarge> {
-        let Memory { free, total, .. } = memory;
+        let Memory { free, total, held, .. } = memory;
         let needed = self.peak();
         if needed <= free {
             return Ok(());
@@ -101,7 +101,7 @@ impl Ledger {
             ways.sort_by_key(|way| way.peak);
         }
         ways.truncate(TooLarge::WAYS);
-        Err(TooLarge { needed, free, total, ways })
+        Err(TooLarge { needed, free, total, others: total.saturating_sub(free + held), ways })
     }
 }
 
@@ -123,6 +123,8 @@ pub struct TooLarge {
     pub free: usize,
     /// Bytes there are.
     pub total: usize,
+    /// Bytes that other programs hold, and the driver.
+    pub others: usize,
     /// What would fit; or where nothing does, what comes closest.
     pub ways: Vec<Way>,
 }
@@ -136,8 +138,9 @@ impl std::error::Error for TooLarge {}
 
 impl std::fmt::Display for TooLarge {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let TooLarge { needed, free, total, ways } = self;
+        let TooLarge { needed, free, total, others, ways } = self;
         write!(f, "not enough GPU memory: {needed} bytes are needed, and {free} of {total} are free")?;
+        write!(f, " ({others} are held by other programs and the driver)")?;
         let enough = ways.iter().any(|way| way.peak <= *free);
         for (i, way) in ways.iter().enumerate() {
             let before = match (i, enough) {

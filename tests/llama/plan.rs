@@ -86,7 +86,7 @@ fn what_has_no_room_is_refused_with_the_least_ways_out() {
     ledger.add("reading", 50, During::Loading);
     ledger.add("states", 40, During::Running);
     assert_eq!((ledger.sums(), ledger.peak()), ([110, 100], 110));
-    let memory = |free| Memory { free, total: 120, held: 0, peak: 0 };
+    let memory = |free| Memory { free, total: 120, held: 5, peak: 0 };
     let way = |change: &str, peak| Way { change: change.into(), peak };
     let ways = || vec![way("--more", 200), way("--base nf4", 70), way("--batch 4", 90), way("--layers 1", 20)];
     ledger.fit(memory(110), || unreachable!("there is room")).unwrap();
@@ -94,17 +94,24 @@ fn what_has_no_room_is_refused_with_the_least_ways_out() {
     let start = "not enough GPU memory: 110 bytes are needed, and";
     assert_eq!(
         said(100, ways()),
-        format!("{start} 100 of 120 are free. What would do: --base nf4 (70 bytes), or --batch 4 (90 bytes)")
+        format!(
+            "{start} 100 of 120 are free (15 are held by other programs and the driver). What would do: --base nf4 (70 bytes), or --batch 4 (90 bytes)"
+        )
     );
-    assert_eq!(said(30, ways()), format!("{start} 30 of 120 are free. What would do: --layers 1 (20 bytes)"));
+    assert_eq!(
+        said(30, ways()),
+        format!(
+            "{start} 30 of 120 are free (85 are held by other programs and the driver). What would do: --layers 1 (20 bytes)"
+        )
+    );
     assert_eq!(
         said(10, ways()),
         format!(
-            "{start} 10 of 120 are free. Nothing alone would do; what comes closest: --layers 1 (20 bytes), or \
+            "{start} 10 of 120 are free (105 are held by other programs and the driver). Nothing alone would do; what comes closest: --layers 1 (20 bytes), or \
              --base nf4 (70 bytes)"
         )
     );
-    assert_eq!(said(10, vec![]), format!("{start} 10 of 120 are free"));
+    assert_eq!(said(10, vec![]), format!("{start} 10 of 120 are free (105 are held by other programs and the driver)"));
 }
 
 #[test]

@@ -59,6 +59,7 @@ impl Counting {
 
     pub const FREE: usize = 12;
     pub const TOTAL: usize = 3456;
+    pub const HELD: usize = 3000;
 
     fn counted(&self, function: &'static str) -> &dyn Executor {
         self.calls.count(function);
@@ -86,7 +87,12 @@ impl Executor for Counting {
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
         let inner = self.counted("allocate");
         if self.calls.of("allocate") > self.room {
-            return Err(DeviceError::OutOfMemory { asked: bytes, free: Self::FREE, total: Self::TOTAL });
+            return Err(DeviceError::OutOfMemory {
+                asked: bytes,
+                free: Self::FREE,
+                total: Self::TOTAL,
+                held: Self::HELD,
+            });
         }
         inner.allocate(bytes)
     }
@@ -108,7 +114,7 @@ impl Executor for Counting {
     fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
         let inner = self.counted("launch");
         if self.calls.1.load(Ordering::Relaxed) {
-            return Err(DeviceError::OutOfMemory { asked: 1, free: Self::FREE, total: Self::TOTAL });
+            return Err(DeviceError::OutOfMemory { asked: 1, free: Self::FREE, total: Self::TOTAL, held: Self::HELD });
         }
         inner.launch(launch)
     }
