@@ -1,5 +1,5 @@
 //! What the compiler does not check of the source: that every call of the CUDA driver is looked at. That `unsafe` stays in
-//! the device layer is denied in `src/lib.rs`, and clippy wants a reason at each block.
+//! the device layer is denied in `src/lib.rs`, too, but for what bindgen makes.
 
 use std::path::{Path, PathBuf};
 
