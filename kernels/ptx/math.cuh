@@ -1,4 +1,4 @@
-// Approximate functions of the special function units.
+// Approximate functions of the special function units, and what bits say.
 #pragma once
 #include "kernel.cuh"
 
@@ -32,5 +32,19 @@ __device__ __forceinline__ float divide_approx(float x, float y) {
     float z;
     asm("div.approx.ftz.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
     return z;
+#endif
+}
+
+// A byte for each: 0xff where its sign is set, else 0.
+__device__ __forceinline__ uint32_t sign_bytes(float a, float b, float c, float d) {
+    const uint32_t w = __float_as_uint(a), x = __float_as_uint(b), y = __float_as_uint(c), z = __float_as_uint(d);
+#ifdef KIUNGO_EMULATOR
+    return (w >> 31) * 0xffu | (x >> 31) * 0xff00u | (y >> 31) * 0xff0000u | (z >> 31) * 0xff000000u;
+#else
+    // A selector of 8 or more takes a byte's sign, eight times (PTX ISA, prmt).
+    uint32_t first, second;
+    asm("prmt.b32 %0, %1, %2, 0x00fb;" : "=r"(first) : "r"(w), "r"(x));
+    asm("prmt.b32 %0, %1, %2, 0x00fb;" : "=r"(second) : "r"(y), "r"(z));
+    return __byte_perm(first, second, 0x5410);
 #endif
 }

@@ -34,11 +34,6 @@ __device__ __forceinline__ uint4 rounding_bits(const AdamwParams& p, uint32_t st
                   make_uint2(p.seed_low, p.seed_high));
 }
 
-// A bf16, as float: away from zero with the probability of what is cut off.
-__device__ __forceinline__ float round_at_random(float x, uint32_t sixteen_bits) {
-    return x == x ? __uint_as_float((__float_as_uint(x) + sixteen_bits) & 0xffff0000u) : x;
-}
-
 // Stores eight elements: as they are, or rounded at random.
 template <class Kind>
 __device__ __forceinline__ void store_rounded(Kind kind, float* y, const AdamwParams& p, uint32_t, Rounded, uint64_t i, const Eight& e) {
@@ -48,10 +43,22 @@ template <class Kind>
 __device__ __forceinline__ void store_rounded(Kind kind, bf16* y, const AdamwParams& p, uint32_t step, Rounded array, uint64_t i, const Eight& e) {
     const uint4 random = rounding_bits(p, step, array, i);
     const uint32_t words[4] = {random.x, random.y, random.z, random.w};
-    Eight rounded;
+    // Away from zero with the probability of what is cut off: the upper halves of these.
+    uint32_t sums[8];
+    float any = 0.0f;  // NaN if one is not finite
 #pragma unroll
-    for (int j = 0; j < 8; j++) rounded.v[j] = round_at_random(e.v[j], j % 2 ? words[j / 2] >> 16 : words[j / 2] & 0xffffu);
-    store_eight(kind, y, i, p.count, rounded);
+    for (int j = 0; j < 8; j++) {
+        sums[j] = __float_as_uint(e.v[j]) + (j % 2 ? words[j / 2] >> 16 : words[j / 2] & 0xffffu);
+        any = fmaf(e.v[j], 0.0f, any);
+    }
+    if (any != any) {
+#pragma unroll
+        for (int j = 0; j < 8; j++) sums[j] = e.v[j] == e.v[j] ? sums[j] : 0x7fffffffu;
+    }
+    uint32_t pairs[4];
+#pragma unroll
+    for (int j = 0; j < 4; j++) pairs[j] = __byte_perm(sums[2 * j], sums[2 * j + 1], 0x7632);
+    store_packed(kind, y, i, p.count, {{make_uint4(pairs[0], pairs[1], pairs[2], pairs[3])}});
 }
 
 // A copy of the new weights in the type that the forward pass reads, if one is asked for.

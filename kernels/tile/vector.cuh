@@ -84,14 +84,21 @@ __device__ __forceinline__ Eight load_eight(Kind kind, const T* x, uint64_t i, u
     return unpack(load_packed(kind, x, i, count));
 }
 
-template <class T> __device__ __forceinline__ void store_eight(Whole, T* y, uint64_t i, uint64_t count, const Eight& e) {
-    if (i < count) store_eight(y + i, e);
+template <class T>
+__device__ __forceinline__ void store_packed(Whole, T* y, uint64_t i, uint64_t count, const Packed<T>& packed) {
+    if (i < count) store_packed(y + i, packed);
 }
-template <class T> __device__ __forceinline__ void store_eight(Ragged, T* y, uint64_t i, uint64_t count, const Eight& e) {
+template <class T>
+__device__ __forceinline__ void store_packed(Ragged, T* y, uint64_t i, uint64_t count, const Packed<T>& packed) {
+    const T* eight = reinterpret_cast<const T*>(&packed);
 #pragma unroll
     for (int j = 0; j < 8; j++) {
-        if (i + j < count) y[i + j] = from_float<T>(e.v[j]);
+        if (i + j < count) y[i + j] = eight[j];
     }
+}
+template <class Kind, class T>
+__device__ __forceinline__ void store_eight(Kind kind, T* y, uint64_t i, uint64_t count, const Eight& e) {
+    store_packed(kind, y, i, count, packed<T>(e));
 }
 
 // body(kind, i) for this thread's elements i..i + 8 of `count`; the last thread's are ragged where count is.

@@ -252,7 +252,7 @@ mod cuda {
     use crate::ops::params::{AdamwParams, KIUNGO_ADAMW_KEYS};
 
     /// Threads of a block with 8-bit moments, of which a warp has a quantisation block.
-    const THREADS: u32 = 512;
+    const THREADS: u32 = 384;
     /// Such blocks a multiprocessor, and their shared memory: two maps, 32 times, and the tables of two.
     const RESIDENT: u32 = 2;
     const SHARED: u32 = 2 * 4 * (256 * 32 + KIUNGO_ADAMW_KEYS);
