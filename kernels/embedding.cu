@@ -52,3 +52,16 @@ template <class T> __device__ __forceinline__ void embedding_backward(const Embe
 
 KERNEL(embedding_backward_f32, EmbeddingParams, 512) { embedding_backward<float>(p); }
 KERNEL(embedding_backward_bf16, EmbeddingParams, 512) { embedding_backward<bf16>(p); }
+
+// A row for each token, whose only 1 is at its id: with it the table's gradient is that of a linear layer. `vocab` is a
+// multiple of eight.
+KERNEL(embedding_one_hot, EmbeddingParams, 512) {
+    const uint32_t id = reinterpret_cast<const uint32_t*>(p.ids)[blockIdx.x];
+    bf16* row = reinterpret_cast<bf16*>(p.y) + (size_t)blockIdx.x * p.vocab;
+    for (uint32_t i = threadIdx.x * 8; i < p.vocab; i += blockDim.x * 8) {
+        Eight e;
+#pragma unroll
+        for (int j = 0; j < 8; j++) e.v[j] = i + j == id ? 1.0f : 0.0f;
+        store_eight(row + i, e);
+    }
+}

@@ -396,6 +396,21 @@ typedef struct AdamwParams {
     uint32_t unused;
 } AdamwParams;
 
+/* adamw_linear.cu: AdamW with 8-bit moments, its gradient dy^T x; shared memory: KIUNGO_ADAMW_LINEAR_SHARED (none of it to
+   sum squares alone) and KIUNGO_ADAMW_LINEAR_TOKEN for each token, which come by sixteen */
+#define KIUNGO_ADAMW_LINEAR_ROWS 16 /* of a tile */
+#define KIUNGO_ADAMW_LINEAR_SHARED 123008
+#define KIUNGO_ADAMW_LINEAR_TOKEN 576
+typedef struct AdamwLinearParams {
+    AdamwParams adamw;  /* without g; count = outputs * inputs */
+    uint64_t dy;        /* bf16 [tokens, outputs]; outputs are a multiple of 8 */
+    uint64_t x;         /* bf16 [tokens, inputs]; inputs are one of KIUNGO_ADAMW_BLOCK */
+    uint32_t tokens;
+    uint32_t outputs;
+    uint32_t inputs;
+    uint32_t unused;
+} AdamwLinearParams;
+
 #define KIUNGO_PAIRS_ROWS 4 /* of a block */
 
 /* pairs.cu: cosines of sources with targets, rows 0..n and n..2n of unit */

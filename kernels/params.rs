@@ -10,6 +10,9 @@ pub const KIUNGO_POOLING_LAST: u32 = 2;
 pub const KIUNGO_ADAMW_BLOCK: u32 = 256;
 pub const KIUNGO_ADAMW_FIRST_KEY: u32 = 13312;
 pub const KIUNGO_ADAMW_KEYS: u32 = 2945;
+pub const KIUNGO_ADAMW_LINEAR_ROWS: u32 = 16;
+pub const KIUNGO_ADAMW_LINEAR_SHARED: u32 = 123008;
+pub const KIUNGO_ADAMW_LINEAR_TOKEN: u32 = 576;
 pub const KIUNGO_PAIRS_ROWS: u32 = 4;
 pub const KIUNGO_ATTENTION_KEYS: u32 = 128;
 pub const KIUNGO_ATTENTION_PASSING: u32 = 8192;
@@ -428,6 +431,17 @@ pub struct AdamwParams {
     pub stream: u32,
     pub step: u32,
     pub copy_is_bf16: u32,
+    pub unused: u32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct AdamwLinearParams {
+    pub adamw: AdamwParams,
+    pub dy: u64,
+    pub x: u64,
+    pub tokens: u32,
+    pub outputs: u32,
+    pub inputs: u32,
     pub unused: u32,
 }
 #[repr(C)]

@@ -1,10 +1,12 @@
 //! AdamW over 2^28 weights, the gradient read: as torch has it, weights, gradient and moments of one type, and with 8-bit
-//! moments of bf16 weights.
+//! moments of bf16 weights; and the latter on a linear layer's weight whose gradient is made on the way, for few tokens.
 
 use crate::harness::{Bench, Shape, Work};
 use criterion::Criterion;
+use kiungo::device::Staging;
 use kiungo::device::{DType, Device, Tensor};
 use kiungo::ops::adamw::{self, AdamW, Moments, Precision, Rounding};
+use kiungo::ops::step::{self, State, Status};
 
 pub fn gpu(bench: &mut Bench) -> anyhow::Result<()> {
     let shape = Shape { m: 0, n: 1 << 16, k: 4096 };
@@ -25,6 +27,35 @@ pub fn gpu(bench: &mut Bench) -> anyhow::Result<()> {
             t += 1;
             adamw::update(&adamw, t, Rounding::default(), &mut w, &g, &mut moments, None)
         })?;
+    }
+    linear(bench)
+}
+
+/// Of Llama 3 8B, and q/o, k/v, gate/up, down apart. Bytes are those of weight and moments alone.
+fn linear(bench: &mut Bench) -> anyhow::Result<()> {
+    let device = bench.device().clone();
+    let (mut state, mut status) = (State::new(&device)?, Status::new(&device)?);
+    let mut staging = Staging::new(&device, 1, State::BYTES)?;
+    staging.begin();
+    state.set(&mut staging, 1, 1, AdamW { lr: 1e-4, ..AdamW::default() }.coefficients(1), None)?;
+    step::begin(&Tensor::from_slice(&device, &[1.0f32], &[1])?, &mut status)?;
+    for (name, outputs, inputs) in
+        [("q/o", 4096, 4096), ("k/v", 1024, 4096), ("gate/up", 14336, 4096), ("down", 4096, 14336)]
+    {
+        for tokens in [16, 64, 176] {
+            let shape = Shape { m: tokens, n: outputs, k: inputs };
+            let (dy, x) =
+                (bench.normal(DType::Bf16, &[tokens, outputs])?, bench.normal(DType::Bf16, &[tokens, inputs])?);
+            let mut w = bench.normal(DType::Bf16, &[outputs, inputs])?;
+            let mut moments = Moments::new(&device, Precision::Blocks8, &[outputs, inputs])?;
+            let mut squares = Tensor::zeros(&device, DType::F32, &[adamw::update_linear_squares(w.len())])?;
+            let held: usize = moments.tensors().iter().map(|t| t.bytes()).sum();
+            let work = Work::Bytes((2 * w.bytes() + 2 * held) as f64);
+            let rounding = Rounding::default();
+            bench.run("adamw linear", name, shape, work, || {
+                adamw::update_linear(&state, &status, rounding, &dy, &x, &mut w, &mut moments, None, &mut squares)
+            })?;
+        }
     }
     Ok(())
 }

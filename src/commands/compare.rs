@@ -481,7 +481,7 @@ impl Lab {
         let tokens = largest_batch(&train, settings.batch);
         Ok(Trained {
             seconds: begin.elapsed().as_secs_f64(),
-            memory: plan.memory(settings, &self.config, self.compute, tokens, train.tokens()).total(),
+            memory: plan.memory(settings, &self.config, &self.device, self.compute, tokens, train.tokens()).total(),
             collapsed: collapse.is_some_and(|c| c.collapsed),
             trainer,
             plan,

@@ -11,7 +11,10 @@ mod linear;
 pub mod maps;
 mod moments;
 
-pub use linear::{measure_linear, update_linear, update_linear_squares, update_linear_workspace};
+pub use linear::{
+    measure_embedding, measure_linear, update_embedding, update_embedding_workspace, update_linear,
+    update_linear_squares, update_linear_workspace,
+};
 pub use moments::{BLOCK, Moments, Precision, Rounding, update, update_from};
 
 use super::check::{Check, F32, FLOAT};
@@ -260,7 +263,7 @@ mod cuda {
     fn params(
         source: Source,
         w: &Tensor,
-        g: &Tensor,
+        g: Option<&Tensor>,
         m: &Tensor,
         v: &Tensor,
         copy: Option<&Tensor>,
@@ -271,7 +274,7 @@ mod cuda {
         };
         Ok(AdamwParams {
             w: w.address()?,
-            g: g.address()?,
+            g: g.map_or(Ok(0), |g| g.address())?,
             m: m.address()?,
             v: v.address()?,
             copy: copy.map_or(Ok(0), |copy| copy.address())?,
@@ -293,7 +296,29 @@ mod cuda {
         v: &Tensor,
         copy: Option<&Tensor>,
     ) -> Result<Launch> {
-        Ok(eight_a_thread("adamw", "adamw_f32_f32_f32", w.len(), params(source, w, g, m, v, copy)?))
+        Ok(eight_a_thread("adamw", "adamw_f32_f32_f32", w.len(), params(source, w, Some(g), m, v, copy)?))
+    }
+
+    /// The parameters of an update; `g` None: its gradient comes from elsewhere.
+    pub fn update_params(
+        source: Source,
+        rounding: Rounding,
+        w: &Tensor,
+        g: Option<&Tensor>,
+        moments: &Moments,
+        copy: Option<&Tensor>,
+        squares: Option<&Tensor>,
+    ) -> Result<AdamwParams> {
+        let mut params = params(source, w, g, &moments.first, &moments.second, copy)?;
+        params.squares = squares.map_or(Ok(0), Tensor::address)?;
+        (params.seed_low, params.seed_high) = (rounding.seed as u32, (rounding.seed >> 32) as u32);
+        params.stream = rounding.stream;
+        if let Some(blocks) = &moments.blocks {
+            params.m_absmax = blocks.first.address()?;
+            params.v_absmax = blocks.second.address()?;
+            params.tables = blocks.tables.address()?;
+        }
+        Ok(params)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the equations have that many names")]
@@ -307,12 +332,9 @@ mod cuda {
         copy: Option<&Tensor>,
         squares: Option<&Tensor>,
     ) -> Result<Launch> {
-        let mut params = params(source, w, g, &moments.first, &moments.second, copy)?;
-        params.squares = squares.map_or(Ok(0), Tensor::address)?;
-        (params.seed_low, params.seed_high) = (rounding.seed as u32, (rounding.seed >> 32) as u32);
-        params.stream = rounding.stream;
+        let params = update_params(source, rounding, w, Some(g), moments, copy, squares)?;
         let bf16 = |t: &Tensor| t.dtype() == DType::Bf16;
-        let Some(blocks) = &moments.blocks else {
+        if moments.blocks.is_none() {
             let kernel = match (bf16(w), bf16(g), bf16(&moments.first)) {
                 (false, false, false) => "adamw_f32_f32_f32",
                 (false, true, false) => "adamw_f32_bf16_f32",
@@ -324,10 +346,7 @@ mod cuda {
                 (true, true, true) => "adamw_bf16_bf16_bf16",
             };
             return Ok(eight_a_thread("adamw", kernel, w.len(), params));
-        };
-        params.m_absmax = blocks.first.address()?;
-        params.v_absmax = blocks.second.address()?;
-        params.tables = blocks.tables.address()?;
+        }
         let kernel = match (bf16(w), bf16(g)) {
             (false, false) => "adamw_8bit_f32_f32",
             (false, true) => "adamw_8bit_f32_bf16",

@@ -8,7 +8,7 @@
 
 use super::check::{Check, F32, FLOAT, U32};
 use super::float::with_float;
-use crate::device::{Device, Tensor};
+use crate::device::{Device, Gpu, Tensor};
 
 /// `y[t, :] = table[ids[t], :]`.
 ///
@@ -56,7 +56,14 @@ pub fn backward(dy: &Tensor, ids: &Tensor, dtable: &mut Tensor) -> super::Result
     Ok(())
 }
 
-fn check_ids(check: &Check, ids: &[u32], vocab: usize) -> super::Result {
+/// A row for each token, `[tokens, vocab]`, whose only 1 is at its id: [`backward`] is the product of its transpose with `dy`.
+///
+/// On CUDA alone; bf16, `vocab` a multiple of eight; an id beyond it leaves zeros.
+pub(super) fn one_hot(gpu: &Gpu, ids: &Tensor, rows: &mut Tensor) -> super::Result {
+    Ok(gpu.launch(&cuda::one_hot(ids, rows)?)?)
+}
+
+pub(super) fn check_ids(check: &Check, ids: &[u32], vocab: usize) -> super::Result {
     let wrong = ids.iter().position(|&id| id as usize >= vocab);
     check.value(wrong.is_none(), || {
         let t = wrong.unwrap_or_default();
@@ -114,6 +121,17 @@ mod cuda {
     pub fn backward(dy: &Tensor, ids: &Tensor, dtable: &Tensor) -> Result<Launch> {
         let kernel = kernel_for!(dy.dtype(), "embedding_backward");
         Ok(Launch::new("embedding", kernel, [ids.len() as u32, 1, 1], MOST as u32, params(dtable, ids, dy)?))
+    }
+
+    pub fn one_hot(ids: &Tensor, y: &Tensor) -> Result<Launch> {
+        let params = EmbeddingParams {
+            ids: ids.address()?,
+            y: y.address()?,
+            tokens: ids.len() as u32,
+            vocab: y.columns() as u32,
+            ..Default::default()
+        };
+        Ok(Launch::new("embedding", "embedding_one_hot", [ids.len() as u32, 1, 1], MOST as u32, params))
     }
 
     fn params(table: &Tensor, ids: &Tensor, y: &Tensor) -> Result<EmbeddingParams> {

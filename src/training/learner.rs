@@ -36,7 +36,7 @@ pub struct Whole {
     pub gradient: Tensor,
 }
 
-/// Gradients of all weights that learn, but those of linear layers that learn at once; and f32 master copies, if wanted, of
+/// Gradients of all weights that learn, but those of matrices that learn at once; and f32 master copies, if wanted, of
 /// those that the model holds in fewer bits.
 pub struct FullLearner {
     embedding: Option<Learned>,
@@ -44,10 +44,18 @@ pub struct FullLearner {
     final_norm: Option<Learned>,
 }
 
-/// Gradient of one tensor, and its master copy unless the model's own tensor is f32.
+/// Gradient of one tensor, unless it learns at once, and its master copy, unless the model's own tensor is f32.
 struct Learned {
-    gradient: Tensor,
+    gradient: Option<Tensor>,
     master: Option<Tensor>,
+}
+
+/// What becomes of the embedding's gradient.
+pub enum EmbeddingGradient<'a> {
+    /// It is added here.
+    Kept(&'a mut Tensor),
+    /// It is used at once; with the master copy, if there is one.
+    AtOnce(&'a mut Option<Tensor>),
 }
 
 struct BlockLearned {
@@ -101,19 +109,20 @@ impl Learner {
         }
     }
 
-    /// Where the embedding's gradient is added, if it learns.
-    pub fn embedding(&mut self) -> Option<&mut Tensor> {
-        match self {
-            Learner::Lora(_) => None,
-            Learner::Full(full) => full.embedding.as_mut().map(|e| &mut e.gradient),
-        }
+    /// What becomes of the embedding's gradient, if it learns.
+    pub fn embedding(&mut self) -> Option<EmbeddingGradient<'_>> {
+        let Learner::Full(full) = self else { return None };
+        full.embedding.as_mut().map(|Learned { gradient, master }| match gradient {
+            Some(gradient) => EmbeddingGradient::Kept(gradient),
+            None => EmbeddingGradient::AtOnce(master),
+        })
     }
 
     /// Where the final norm's gradient is added, if it learns.
     pub fn final_norm(&mut self) -> Option<&mut Tensor> {
         match self {
             Learner::Lora(_) => None,
-            Learner::Full(full) => full.final_norm.as_mut().map(|n| &mut n.gradient),
+            Learner::Full(full) => full.final_norm.as_mut().and_then(|n| n.gradient.as_mut()),
         }
     }
 
@@ -226,15 +235,16 @@ fn fresh_adapters(plan: &Plan, settings: &Settings, config: &Config, device: &De
 }
 
 impl Learned {
-    fn new(weight: &Tensor, master: Master) -> Result<Learned, DeviceError> {
-        Ok(Learned {
-            gradient: Tensor::zeros(&weight.device(), DType::F32, weight.shape())?,
-            master: master_of(weight, master)?,
-        })
+    fn new(weight: &Tensor, update: When, master: Master) -> Result<Learned, DeviceError> {
+        let gradient = match update {
+            When::Together => Some(Tensor::zeros(&weight.device(), DType::F32, weight.shape())?),
+            When::AtOnce => None,
+        };
+        Ok(Learned { gradient, master: master_of(weight, master)? })
     }
 
     fn parameter<'a>(&'a mut self, name: String, weight: &'a mut Tensor) -> Parameter<'a> {
-        parameter(name, weight, Some(&mut self.gradient), &mut self.master)
+        parameter(name, weight, self.gradient.as_mut(), &mut self.master)
     }
 }
 
@@ -266,15 +276,18 @@ impl FullLearner {
         let block = |&b: &usize| BlockLearned::new(&model.blocks[b], settings);
         let norm = model.final_norm.as_ref().filter(|_| plan.final_norm);
         Ok(FullLearner {
-            embedding: plan.embedding.then(|| Learned::new(&model.embedding, settings.master)).transpose()?,
+            embedding: plan
+                .embedding
+                .then(|| Learned::new(&model.embedding, settings.update, settings.master))
+                .transpose()?,
             blocks: plan.learning.iter().map(block).collect::<Result<_, _>>()?,
-            final_norm: norm.map(|norm| Learned::new(norm, settings.master)).transpose()?,
+            final_norm: norm.map(|norm| Learned::new(norm, When::Together, settings.master)).transpose()?,
         })
     }
 
     fn tensors(&self) -> Vec<&Tensor> {
         let learned = self.embedding.iter().chain(&self.final_norm);
-        let mut list: Vec<&Tensor> = learned.flat_map(|l| [&l.gradient].into_iter().chain(&l.master)).collect();
+        let mut list: Vec<&Tensor> = learned.flat_map(|l| l.gradient.iter().chain(&l.master)).collect();
         for BlockLearned { gradients, masters } in &self.blocks {
             match gradients {
                 Gradients::All(WeightGradients { input_norm, post_norm, linear }) => {

@@ -175,6 +175,30 @@ impl<'a> LinearUpdates<'a> {
     }
 }
 
+impl LinearUpdates<'_> {
+    /// The embedding, which is the first parameter, from the gradient `dy` of its output. `master` is its copy, if it has one.
+    pub fn learn_embedding(
+        &mut self,
+        table: &mut Tensor,
+        master: &mut Option<Tensor>,
+        dy: &Tensor,
+        ids: &Tensor,
+    ) -> Result {
+        let Optimizer { moments, squares, status, seed, .. } = &mut *self.optimizer;
+        let (w, copy) = match master {
+            Some(master) => (master, Some(table)),
+            None => (table, None),
+        };
+        match self.pass {
+            Pass::Measure => adamw::measure_embedding(dy, ids, w, &moments[0], squares),
+            Pass::Update => {
+                let rounding = Rounding { seed: *seed, stream: 0 };
+                adamw::update_embedding(self.state, status, rounding, dy, ids, w, &mut moments[0], copy, squares)
+            }
+        }
+    }
+}
+
 impl LearnLinear for LinearUpdates<'_> {
     fn learn(&mut self, projection: Projection, weight: &mut Weight, dy: &Tensor, x: &Tensor) -> Result {
         let (Some((first, masters)), Weight::Dense(weight)) = (&mut self.block, weight) else {
@@ -187,7 +211,7 @@ impl LearnLinear for LinearUpdates<'_> {
             None => (weight, None),
         };
         match self.pass {
-            Pass::Measure => adamw::measure_linear(dy, x, w, squares),
+            Pass::Measure => adamw::measure_linear(dy, x, w, &moments[index], squares),
             Pass::Update => {
                 let rounding = Rounding { seed: *seed, stream: index as u32 };
                 adamw::update_linear(self.state, status, rounding, dy, x, w, &mut moments[index], copy, squares)

@@ -1,13 +1,13 @@
 //! What a run needs, found before anything is loaded: blocks to read, to run and to train, and their bytes.
 
 use super::settings::{Keep, Master, Method, Preset, Settings, When};
-use crate::device::DType;
+use crate::device::{DType, Device, Gpu};
 use crate::llama::activations::{Activations, Scratch};
 use crate::llama::config::{Config, Projection};
 use crate::llama::model::Base;
 use crate::llama::plan::weight_bytes;
 use crate::llama::{Layer, Parts};
-use crate::ops::adamw::Moments;
+use crate::ops::adamw::{self, Moments};
 
 /// A combination that cannot learn, or that means nothing.
 #[derive(Debug, thiserror::Error)]
@@ -124,14 +124,22 @@ impl Plan {
     }
 
     /// Bytes of memory by use, for a batch of `tokens` tokens; `cached` tokens are kept after the prefix.
-    pub fn memory(&self, settings: &Settings, config: &Config, compute: DType, tokens: usize, cached: usize) -> Memory {
+    pub fn memory(
+        &self,
+        settings: &Settings,
+        config: &Config,
+        device: &Device,
+        compute: DType,
+        tokens: usize,
+        cached: usize,
+    ) -> Memory {
         let rank = if settings.method == Method::Lora { settings.rank } else { 0 };
         let state = config.hidden_size * compute.size();
         let blocks = self.blocks - self.prefix;
         let kept = if settings.keep == Keep::States { blocks.min(1) } else { blocks };
         Memory {
             weights: weight_bytes(config, self.parts, settings.base),
-            learning: self.learning_bytes(settings, config),
+            learning: self.learning_bytes(settings, config, device, tokens),
             prefix: if self.prefix > 0 { cached * state } else { 0 },
             activations: kept * Activations::bytes(config, compute, tokens, rank)
                 + (blocks + 2) * tokens * state
@@ -142,24 +150,43 @@ impl Plan {
 
 impl Plan {
     /// Gradients, moments and f32 copies.
-    fn learning_bytes(&self, settings: &Settings, config: &Config) -> usize {
+    fn learning_bytes(&self, settings: &Settings, config: &Config, device: &Device, tokens: usize) -> usize {
         let (parameters, f32) = (self.parameters, DType::F32.size());
         let moments = Moments::bytes(settings.moments, parameters);
         if settings.method == Method::Lora {
             return parameters * f32 + moments;
         }
         let master = if settings.base == Base::F32 || settings.master == Master::None { 0 } else { parameters * f32 };
-        let linear = Projection::ALL.map(|p| config.shape(p).iter().product::<usize>());
         let gradients = match settings.update {
             When::Together => parameters * f32,
-            // Of all but the linear layers, and of one of those at a time.
+            // Of norms, and of one matrix at a time.
             When::AtOnce => {
-                let kept = parameters - self.learning.len() * linear.iter().sum::<usize>();
-                kept * f32 + linear.into_iter().max().unwrap_or(0) * settings.base.dtype().size()
+                let linear: usize = Projection::ALL.map(|p| config.shape(p).iter().product::<usize>()).iter().sum();
+                let embedding = if self.embedding { config.vocab_size * config.hidden_size } else { 0 };
+                let kept = parameters - self.learning.len() * linear - embedding;
+                kept * f32 + updates_workspace(config, device, settings, tokens)
             }
         };
         gradients + moments + master
     }
+}
+
+/// Bytes of the workspace that updates of matrices [at once](When::AtOnce) need: for a gradient of one of them at most.
+pub fn updates_workspace(config: &Config, device: &Device, settings: &Settings, tokens: usize) -> usize {
+    let table = (!settings.freeze_embedding).then_some([config.vocab_size, config.hidden_size]);
+    let linear = Projection::ALL.map(|p| config.shape(p));
+    let (dtype, moments) = (settings.base.dtype(), settings.moments);
+    let bytes = |shape: [usize; 2], gpu: Option<&Gpu>, is_table: bool| match gpu {
+        None => shape[0] * shape[1] * DType::F32.size(),
+        Some(gpu) if is_table => adamw::update_embedding_workspace(gpu, tokens, shape, moments),
+        Some(gpu) => adamw::update_linear_workspace(gpu, tokens, dtype, shape, moments),
+    };
+    let gpu = match device {
+        Device::Cpu => None,
+        Device::Cuda(gpu) => Some(gpu),
+    };
+    let linear = linear.into_iter().map(|shape| bytes(shape, gpu, false));
+    linear.chain(table.map(|shape| bytes(shape, gpu, true))).max().unwrap_or(0)
 }
 
 /// Bytes by use.

@@ -5,10 +5,10 @@ mod state;
 
 use super::batch::{Batch, Group, Translations, largest_pass, padded_tokens};
 use super::graphs::{Graphs, Shape};
-use super::learner::Learner;
+use super::learner::{EmbeddingGradient, Learner};
 use super::objective::Objective;
 use super::optimizer::{LinearUpdates, Optimizer, Pass};
-use super::plan::Plan;
+use super::plan::{Plan, updates_workspace};
 use super::settings::{Dequantize, Keep, Settings, When};
 use crate::device::{DType, Device, DeviceError, Gpu, Staging, Tensor};
 use crate::llama::Layer;
@@ -17,7 +17,7 @@ use crate::llama::adapters::StepDropout;
 use crate::llama::encode::Encoder;
 use crate::llama::forward::Context;
 use crate::llama::model::Model;
-use crate::ops::adamw::{self, AdamW};
+use crate::ops::adamw::AdamW;
 use crate::ops::attention::{self, Heads};
 use crate::ops::infonce::{self, Direction};
 use crate::ops::linear::Weight;
@@ -59,6 +59,9 @@ pub enum Update {
 
 /// Steps that may be launched before the report of the first of them is taken: by so many, less one, metrics lag.
 pub const UNDER_WAY: usize = 4;
+
+/// Of all memory, the part that [`Dequantize::Auto`] leaves free: what evaluation may need.
+pub const FREE_SHARE: usize = 10;
 
 /// A model in training, with every buffer that its steps use.
 pub struct Trainer {
@@ -181,8 +184,6 @@ impl Trainer {
 
     /// Holds the 4-bit weights of the blocks that steps run in bf16, where the settings and the memory have it so.
     fn dequantize(&mut self) -> Result {
-        /// Of all memory: what evaluation may need stays free.
-        const FREE_SHARE: usize = 10;
         let Device::Cuda(gpu) = &self.model.device else { return Ok(()) };
         let blocks = &mut self.model.blocks[self.plan.prefix..self.plan.blocks];
         let mut weights: Vec<&mut Weight> =
@@ -464,8 +465,11 @@ impl Trainer {
             }
             self.backward_block(block, pass)?;
         }
+        let (dy, ids) = (&self.gradient, &self.batch.rows);
         match self.learner.embedding() {
-            Some(dtable) => embedding::backward(&self.gradient, &self.batch.rows, dtable),
+            Some(EmbeddingGradient::Kept(dtable)) => embedding::backward(dy, ids, dtable),
+            Some(EmbeddingGradient::AtOnce(master)) => LinearUpdates::new(&mut self.optimizer, &self.state, pass)
+                .learn_embedding(&mut self.model.embedding, master, dy, ids),
             None => Ok(()),
         }
     }
@@ -488,8 +492,8 @@ impl Trainer {
 fn reserve(model: &Model, tokens: usize, pairs: usize, rank: usize, settings: &Settings) -> Result {
     let Device::Cuda(gpu) = &model.device else { return Ok(()) };
     // Fewer tokens may need more: their sums are cut into more parts.
+    let at_once = settings.update == When::AtOnce;
     let product = |weight: &Weight| match rank {
-        0 if settings.update == When::AtOnce => weight.tensors().into_iter().map(adamw::update_linear_workspace).sum(),
         0 => weight.workspace_bytes(),
         rank => (1..=tokens).map(|tokens| lora::linear_workspace(gpu, tokens, weight, rank)).max().unwrap_or(0),
     };
@@ -500,7 +504,8 @@ fn reserve(model: &Model, tokens: usize, pairs: usize, rank: usize, settings: &S
     let heads = Heads { query: model.config.heads, key_value: model.config.kv_heads, dim: model.config.head_dim };
     let attention = attention::workspace(gpu, model.compute, tokens, heads);
     let loss = infonce::workspace_bytes(pairs, Direction::Both);
-    Ok(gpu.reserve(products.max(norm).max(attention).max(loss))?)
+    let updates = if at_once { updates_workspace(&model.config, &model.device, settings, tokens) } else { 0 };
+    Ok(gpu.reserve([products, norm, attention, loss, updates].into_iter().max().unwrap_or(0))?)
 }
 
 fn dropout<'a>(settings: &Settings, state: &'a State, batch: &Batch) -> Option<StepDropout<'a>> {

@@ -182,7 +182,7 @@ fn config(folder: &Path) {
     for method in [Method::Lora, Method::Full] {
         let settings = Settings::preset(Preset::Clean, method, &config);
         if let Ok(plan) = Plan::new(&settings, &config, &[]) {
-            plan.memory(&settings, &config, kiungo::device::DType::Bf16, 64, 64).total();
+            plan.memory(&settings, &config, &kiungo::device::Device::Cpu, kiungo::device::DType::Bf16, 64, 64).total();
         }
     }
     let _ = (config.to_json(), config.stored_as("bfloat16"));

@@ -3,6 +3,7 @@ use crate::support::{assert_close, fast_gpus, gpus, normal, poisoned_on, rng};
 use kiungo::device::{DType, Device, Staging, Tensor};
 use kiungo::ops::adamw::{self, AdamW, Moments, Precision, Rounding};
 use kiungo::ops::step::{self, Metrics, State, Status};
+use rand::Rng;
 
 #[test]
 fn steps_are_those_of_the_cpu_to_the_bit() {
@@ -128,5 +129,153 @@ fn a_failed_step_changes_nothing_and_a_clipped_one_less() {
             let absmax = moments.tensors()[if precision == Precision::Blocks8 { 2 } else { 0 }].to_f32().unwrap();
             assert!(absmax.iter().all(|&m| m == 0.0), "{precision:?} on {gpu}");
         }
+    }
+}
+
+/// What learns at once: a linear layer of `[out, in]`, or an embedding of `[vocab, hidden]`, with so many tokens.
+#[derive(Clone, Copy, Debug)]
+struct AtOnce {
+    embedding: bool,
+    tokens: usize,
+    shape: [usize; 2],
+    w_type: DType,
+    precision: Precision,
+}
+
+impl AtOnce {
+    /// Small whole numbers, whose sums are exact in whatever order and type: then the gradient is the CPU's.
+    fn operand(device: &Device, rng: &mut impl Rng, rows: usize, columns: usize) -> Tensor {
+        let values = (0..rows * columns).map(|_| rng.random_range(-2..=2) as f32).collect();
+        let dtype = if device.is_cpu() { DType::F32 } else { DType::Bf16 };
+        Tensor::from_f32(device, dtype, values, &[rows, columns]).unwrap()
+    }
+
+    /// Two steps, and one whose loss is not finite, which changes nothing: the weights, the moments' tensors and the copy,
+    /// widened to f32, and the sum of squares, twice as a pass that measures finds it, too.
+    fn run(self, device: &Device) -> (Vec<Vec<f32>>, [f64; 2]) {
+        let AtOnce { embedding, tokens, shape, w_type, precision } = self;
+        let mut rng = rng(tokens as u64);
+        let n = shape[0] * shape[1];
+        let mut w = Tensor::from_f32(device, w_type, normal(&mut rng, n), &shape).unwrap();
+        let mut moments = Moments::new(device, precision, &shape).unwrap();
+        let mut copy = (w_type == DType::F32).then(|| poisoned_on(device, DType::Bf16, &shape));
+        let (mut state, mut status) = (State::new(device).unwrap(), Status::new(device).unwrap());
+        let mut staging = Staging::new(device, 4, State::BYTES).unwrap();
+        let mut squares = Tensor::zeros(device, DType::F32, &[adamw::update_linear_squares(n)]).unwrap();
+        let mut measured = Tensor::zeros(device, DType::F32, &[adamw::update_linear_squares(n)]).unwrap();
+        for (t, loss) in [(1, 0.5), (2, 0.25), (3, f32::INFINITY)] {
+            let (dy, x) =
+                (Self::operand(device, &mut rng, tokens, shape[0]), Self::operand(device, &mut rng, tokens, shape[1]));
+            let ids: Vec<u32> = (0..tokens).map(|_| rng.random_range(0..shape[0] as u32)).collect();
+            let ids = Tensor::from_slice(device, &ids, &[tokens]).unwrap();
+            staging.begin();
+            state.set(&mut staging, t, t, AdamW::default().coefficients(t), None).unwrap();
+            step::begin(&Tensor::from_slice(device, &[loss], &[1]).unwrap(), &mut status).unwrap();
+            let rounding = Rounding { seed: 11, stream: 5 };
+            let (moments, copy, squares) = (&mut moments, copy.as_mut(), &mut squares);
+            if embedding {
+                if loss.is_finite() {
+                    adamw::measure_embedding(&x, &ids, &w, moments, &mut measured).unwrap();
+                }
+                adamw::update_embedding(&state, &status, rounding, &x, &ids, &mut w, moments, copy, squares).unwrap();
+            } else {
+                if loss.is_finite() {
+                    adamw::measure_linear(&dy, &x, &w, moments, &mut measured).unwrap();
+                }
+                adamw::update_linear(&state, &status, rounding, &dy, &x, &mut w, moments, copy, squares).unwrap();
+            }
+        }
+        let widened = |t: &Tensor| match t.dtype() {
+            DType::U8 => t.to_vec::<u8>().unwrap().into_iter().map(f32::from).collect(),
+            _ => t.to_f32().unwrap(),
+        };
+        let sum = |t: &Tensor| t.to_f32().unwrap().into_iter().map(f64::from).sum();
+        let tensors = [&w].into_iter().chain(moments.tensors()).chain(copy.iter());
+        (tensors.map(widened).collect(), [sum(&squares), sum(&measured)])
+    }
+
+    fn check(self, gpu: &Device) {
+        let ((expected, norm), (found, found_norm)) = (self.run(&Device::Cpu), self.run(gpu));
+        assert!(self.run(gpu) == (found.clone(), found_norm), "{self:?} on {gpu}: a second run");
+        for (expected, found) in norm.into_iter().zip(found_norm) {
+            assert!((found / expected - 1.0).abs() < 1e-5, "{self:?} on {gpu}: squares {found}, expected {expected}");
+        }
+        let outputs = expected.len();
+        for (i, (expected, found)) in expected.iter().zip(&found).enumerate() {
+            let what = format!("{self:?} on {gpu}, output {i}");
+            if i == 0 || (self.w_type == DType::F32 && i == outputs - 1) {
+                let bound = if i == 0 && self.w_type == DType::F32 { 1e-6 } else { 1e-3 };
+                assert_close(&what, found, expected, bound);
+                continue;
+            }
+            let first = expected.iter().zip(found).position(|(e, f)| e.to_bits() != f.to_bits());
+            let pair = first.map(|at| (at, expected[at], found[at]));
+            assert!(first.is_none(), "{what}: first at {pair:?} of {}", found.len());
+        }
+    }
+}
+
+#[test]
+fn matrices_that_learn_at_once_are_those_of_the_cpu() {
+    let check = |gpu: &Device, embedding, tokens, shape, precision| {
+        for w_type in FLOATS {
+            AtOnce { embedding, tokens, shape, w_type, precision }.check(gpu);
+        }
+    };
+    let blocks8 = Precision::Blocks8;
+    for gpu in gpus() {
+        // Tokens and rows that fill no tile; strips that end within a block's tiles; then rows without a kernel of their own.
+        for (tokens, shape) in
+            [(1, [8, 256]), (17, [24, 512]), (64, [40, 768]), (33, [104, 256]), (5, [16, 250]), (3, [7, 256])]
+        {
+            check(&gpu, false, tokens, shape, blocks8);
+            check(&gpu, true, tokens, shape, blocks8);
+        }
+        check(&gpu, false, 20, [16, 256], Precision::Bf16);
+        check(&gpu, true, 20, [16, 256], Precision::F32);
+    }
+    for gpu in fast_gpus() {
+        // 176 are the most on Hopper.
+        for (tokens, shape) in
+            [(64, [1024, 4096]), (71, [1000, 1536]), (176, [4096, 4096]), (177, [512, 4096]), (400, [1024, 512])]
+        {
+            check(&gpu, false, tokens, shape, blocks8);
+        }
+        for (tokens, shape) in [(64, [8192, 4096]), (300, [1000, 576])] {
+            check(&gpu, true, tokens, shape, blocks8);
+        }
+    }
+}
+
+/// Against the CPU's f32 product of any numbers: the absmax of a block of moments shows the gradient.
+#[test]
+fn a_gradient_on_tensor_cores_has_the_error_of_f32() {
+    let absmax = |device: &Device, tokens: usize, shape: [usize; 2]| {
+        let mut rng = rng(9);
+        let mut operand = |columns: usize| {
+            let values = normal(&mut rng, tokens * columns);
+            let rounded =
+                Tensor::from_f32(&Device::Cpu, DType::Bf16, values, &[tokens, columns]).unwrap().to_f32().unwrap();
+            let dtype = if device.is_cpu() { DType::F32 } else { DType::Bf16 };
+            Tensor::from_f32(device, dtype, rounded, &[tokens, columns]).unwrap()
+        };
+        let (dy, x) = (operand(shape[0]), operand(shape[1]));
+        let mut w = Tensor::zeros(device, DType::Bf16, &shape).unwrap();
+        let mut moments = Moments::new(device, Precision::Blocks8, &shape).unwrap();
+        let (mut state, mut status) = (State::new(device).unwrap(), Status::new(device).unwrap());
+        let mut staging = Staging::new(device, 1, State::BYTES).unwrap();
+        staging.begin();
+        state.set(&mut staging, 1, 1, AdamW::default().coefficients(1), None).unwrap();
+        step::begin(&Tensor::from_slice(device, &[1.0f32], &[1]).unwrap(), &mut status).unwrap();
+        let len = adamw::update_linear_squares(shape[0] * shape[1]);
+        let mut squares = Tensor::zeros(device, DType::F32, &[len]).unwrap();
+        let rounding = Rounding::default();
+        adamw::update_linear(&state, &status, rounding, &dy, &x, &mut w, &mut moments, None, &mut squares).unwrap();
+        moments.tensors()[2].to_f32().unwrap()
+    };
+    for gpu in gpus() {
+        let (tokens, shape) = (50, [40, 512]);
+        let (expected, found) = (absmax(&Device::Cpu, tokens, shape), absmax(&gpu, tokens, shape));
+        assert_close(&format!("absmax of first moments on {gpu}"), &found, &expected, 1e-6);
     }
 }

@@ -13,6 +13,7 @@ use kiungo::formats::weights::{Options, load};
 use kiungo::llama::Layer;
 use kiungo::llama::config::Config;
 use kiungo::llama::model::Base;
+use kiungo::llama::random;
 use kiungo::ops::adamw::Precision;
 use kiungo::ops::linear::Weight;
 use kiungo::training::batch::{Group, Translations};
@@ -297,6 +298,50 @@ fn smollm2_gradients(device: &Device, compute: DType, method: Method, target: La
     let loss = trainer.gradients(&group, &all, 1).unwrap();
     let parameters = trainer.learner.parameters(&mut trainer.model);
     (loss, parameters.iter().map(|p| (p.name.clone(), p.gradient.as_ref().unwrap().to_vec::<f32>().unwrap())).collect())
+}
+
+/// One step of a block of Llama 3 8B's shape, under a small table: its loss, and the gradient of each parameter.
+fn large_block_gradients(device: &Device, compute: DType) -> (f32, Vec<(String, Vec<f32>)>) {
+    let mut config = Config::named("llama-3-8b").unwrap();
+    (config.layers, config.vocab_size) = (1, 64);
+    let mut settings = Settings::preset(Preset::Clean, Method::Full, &config);
+    (settings.base, settings.target, settings.batch) = (Base::Bf16, Layer::Final, 2);
+    (settings.master, settings.moments) = (Master::None, Precision::Blocks8);
+    let plan = Plan::new(&settings, &config, &[]).unwrap();
+    let options = Options { parts: plan.parts, base: settings.base, compute, device, positions: 16 };
+    let model = random::model(&config, options, 3).unwrap();
+    let pair = |i: u32| pairs::Pair { source: format!("source {i}"), target: format!("target {i}") };
+    let text = |first: u32, tokens: u32| (first..first + tokens).collect::<Vec<u32>>();
+    let group = Group {
+        pairs: vec![pair(0), pair(1)],
+        sources: vec![text(0, 5), text(10, 3)],
+        targets: vec![text(20, 7), text(30, 1)],
+    };
+    let translations = Translations::new(&group.pairs);
+    let mut trainer = Trainer::new(model, &settings, &plan, &group, translations).unwrap();
+    let loss = trainer.gradients(&group, &[0, 1], 0).unwrap();
+    let parameters = trainer.learner.parameters(&mut trainer.model);
+    (loss, parameters.iter().map(|p| (p.name.clone(), p.gradient.as_ref().unwrap().to_vec::<f32>().unwrap())).collect())
+}
+
+/// Each parameter's gradient, in bf16, is at most twice as far from f32 as the CPU's bf16 is.
+#[test]
+fn a_block_of_eight_billion_parameters_agrees_with_the_cpu() {
+    for device in fast_gpus() {
+        let (exact_loss, exact) = large_block_gradients(&Device::Cpu, DType::F32);
+        let (cpu_loss, cpu) = large_block_gradients(&Device::Cpu, DType::Bf16);
+        let (loss, found) = large_block_gradients(&device, DType::Bf16);
+        let near = 2.0 * (cpu_loss - exact_loss).abs() + exact_loss.abs() / 256.0;
+        assert!((loss - exact_loss).abs() <= near, "loss {loss}, {cpu_loss} on the CPU, f32 {exact_loss}");
+        for (((name, exact), (_, cpu)), (_, found)) in exact.iter().zip(&cpu).zip(&found) {
+            let (error, allowed) = (relative_error(found, exact), relative_error(cpu, exact));
+            println!("{name} on {device}: error {error:.2e}, the CPU's {allowed:.2e}");
+            assert!(
+                error <= 2.0 * allowed + 1e-3,
+                "{name} on {device}: off by {error:.2e}, the CPU's by {allowed:.2e}"
+            );
+        }
+    }
 }
 
 /// A GPU's bf16 may be twice as far from f32 as the CPU's bf16 is; its f32 rounds as seldom as the CPU's.

@@ -3,14 +3,16 @@
 use super::Prepared;
 use crate::device::{DType, Device};
 use crate::formats::weights::Transfer;
+use crate::llama::config::Config;
 use crate::llama::encode::Encoder;
 use crate::llama::model::Base;
-use crate::llama::plan::{During, Ledger, Way};
+use crate::llama::plan::{During, Ledger, Way, block_bytes};
 use crate::llama::random;
 use crate::retrieval::embed;
 use crate::training::batch::largest_pass;
 use crate::training::plan::Plan;
-use crate::training::settings::{Method, Settings};
+use crate::training::settings::{Dequantize, Method, Settings};
+use crate::training::step::FREE_SHARE;
 
 impl Prepared {
     /// All that the run holds.
@@ -53,9 +55,12 @@ impl Prepared {
             }
         }
         let tokens = largest_pass(data.train(), settings);
-        let memory = plan.memory(settings, config, compute, tokens, data.train().tokens());
+        let memory = plan.memory(settings, config, device, compute, tokens, data.train().tokens());
         ledger.add("what learns: gradients, optimizer, copies", memory.learning, During::Running);
         ledger.add(format!("activations of up to {tokens} tokens"), memory.activations, During::Running);
+        if let Some(bytes) = dequantised(&ledger, settings, plan, config, device) {
+            ledger.add("blocks that steps run, in bf16 in place of codes", bytes, During::Running);
+        }
         if memory.prefix > 0 {
             ledger.add("states after the frozen blocks", memory.prefix, During::Running);
         }
@@ -68,4 +73,17 @@ impl Prepared {
         }
         ledger
     }
+}
+
+/// What the blocks that steps run take more in bf16 than in 4 bits, where they are [dequantised once](Dequantize).
+fn dequantised(ledger: &Ledger, settings: &Settings, plan: &Plan, config: &Config, device: &Device) -> Option<usize> {
+    let Device::Cuda(gpu) = device else { return None };
+    let bytes = |base| (plan.blocks - plan.prefix) * block_bytes(config, base);
+    let (dense, codes) = (bytes(Base::Bf16), bytes(settings.base));
+    let once = match settings.dequantize {
+        Dequantize::Once => true,
+        Dequantize::EachStep => false,
+        Dequantize::Auto => gpu.memory().is_some_and(|m| m.free >= ledger.sums()[1] + dense + m.total / FREE_SHARE),
+    };
+    (settings.base.is_quantised() && once).then_some(dense - codes)
 }

@@ -85,7 +85,7 @@ impl Train {
         let prepared = args.prepare(&folder)?;
         let device = common::open_device(args.device.unwrap_or(DeviceChoice::Auto))?;
         let compute = Compute::or_default(args.compute, &device);
-        prepared.print(compute);
+        prepared.print(&device, compute);
         let ledger = prepared.ledger(&device, compute);
         if args.dry_run {
             let reads = prepared.checkpoint.as_ref().map(|files| plan::reads(files, prepared.plan.parts));
@@ -315,7 +315,7 @@ impl Prepared {
         notes
     }
 
-    fn print(&self, compute: DType) {
+    fn print(&self, device: &Device, compute: DType) {
         let Prepared { settings, plan, data, config, layers, .. } = self;
         for note in self.notes() {
             println!("note: {note}");
@@ -323,7 +323,7 @@ impl Prepared {
         let groups: Vec<String> = data.groups.iter().map(|(name, g)| format!("{name} {}", g.len())).collect();
         println!("pairs: {}", groups.join(", "));
         let tokens = largest_pass(data.train(), settings);
-        let memory = plan.memory(settings, config, compute, tokens, data.train().tokens());
+        let memory = plan.memory(settings, config, device, compute, tokens, data.train().tokens());
         let layers: Vec<String> = layers.iter().map(ToString::to_string).collect();
         println!(
             "plan: {} trains {} parameters for {} steps; reads {} of {} blocks, scores at {}",

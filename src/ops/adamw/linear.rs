@@ -1,25 +1,37 @@
-//! AdamW on the weight of a linear layer as soon as its gradient can be computed, which is not kept.
+//! AdamW on a weight as soon as its gradient can be computed, which is not kept: of a linear layer, or of the embedding.
+
+mod cuda;
 
 use super::Source;
-use super::moments::{self, Moments, Rounding};
-use crate::device::{DType, Tensor};
-use crate::ops::check::{Allowed, Check, FLOAT};
+use super::moments::{self, Moments, Precision, Rounding};
+use crate::device::{DType, Device, Gpu, Tensor};
+use crate::ops::check::{Allowed, Check, FLOAT, U32};
 use crate::ops::gemm::{Layout, gemm};
 use crate::ops::step::{State, Status};
-use crate::ops::{Result, clip};
+use crate::ops::{Result, clip, embedding};
 
-/// Bytes of the [workspace](crate::device::Gpu::reserve) that [`update_linear`] needs for a weight: a gradient of its type.
-pub fn update_linear_workspace(w: &Tensor) -> usize {
-    w.bytes()
+/// Bytes of the [workspace](crate::device::Gpu::reserve) that [`update_linear`] of so many tokens, and [`measure_linear`],
+/// need for a weight `[out, in]` of this type: none where the gradient goes from the tensor cores to AdamW, else a gradient of
+/// the weight's type.
+pub fn update_linear_workspace(gpu: &Gpu, tokens: usize, w: DType, shape: [usize; 2], precision: Precision) -> usize {
+    let fused = cuda::fits(gpu, tokens, shape) && precision == Precision::Blocks8;
+    if fused { 0 } else { shape[0] * shape[1] * w.size() }
 }
 
-/// How many sums of squares [`update_linear`] and [`measure_linear`] may write for a weight of `len` elements.
+/// The same of [`update_embedding`] and [`measure_embedding`] for a table `[vocab, hidden]`.
+pub fn update_embedding_workspace(gpu: &Gpu, tokens: usize, shape: [usize; 2], precision: Precision) -> usize {
+    let [vocab, hidden] = shape;
+    let fused = cuda::fits(gpu, tokens, shape) && precision == Precision::Blocks8;
+    if fused { tokens * vocab * DType::Bf16.size() } else { vocab * hidden * DType::F32.size() }
+}
+
+/// How many sums of squares an update or a measurement may write for a weight of `len` elements.
 pub fn update_linear_squares(len: usize) -> usize {
     moments::sums(len).max(clip::sums(len))
 }
 
-/// [`update_from`](super::update_from) with the gradient of `y = x W^T` with respect to `W`, `g = dy^T x`, which is rounded
-/// to the weight's type at most.
+/// [`update_from`](super::update_from) with the gradient of `y = x W^T` with respect to `W`, `g = dy^T x`. It is f32 on the CPU,
+/// and on CUDA where few bf16 tokens meet 8-bit moments; elsewhere it is rounded to the weight's type.
 ///
 /// - `dy`: `[tokens, out]`, `x`: `[tokens, in]`, f32 or bf16, the same type
 /// - `w`: `[out, in]`, f32 or bf16; `moments` of that shape
@@ -37,23 +49,106 @@ pub fn update_linear(
     copy: Option<&mut Tensor>,
     squares: &mut Tensor,
 ) -> Result {
-    let check = Check::new("adamw", w);
-    state.check(&check)?;
-    status.check(&check)?;
-    let (outputs, inputs) = check.matrix("w", w)?;
-    check.dtype("x", x, FLOAT)?;
-    check.tensor("x", x, &[x.rows(), inputs], FLOAT)?;
-    check.tensor("dy", dy, &[x.rows(), outputs], Allowed::Only(x.dtype()))?;
+    let check = check(state, status, dy, x, w)?;
+    if let Device::Cuda(gpu) = check.device()
+        && cuda::fits_all(gpu, x, w)
+        && moments.precision() == Precision::Blocks8
+    {
+        moments::check(&check, w, moments, copy.as_deref(), Some(squares))?;
+        let source = Source::Device(state, status);
+        return Ok(gpu.launch(&cuda::update(gpu, source, rounding, dy, x, w, moments, copy.as_deref(), squares)?)?);
+    }
     let gradient = gradient(dy, x, w)?;
     moments::run(Source::Device(state, status), rounding, w, &gradient, moments, copy, Some(squares))
 }
 
 /// Adds parts of the sum of squares of the gradient that [`update_linear`] would take to `squares[..]`, and changes nothing
 /// else.
-pub fn measure_linear(dy: &Tensor, x: &Tensor, w: &Tensor, squares: &mut Tensor) -> Result {
+pub fn measure_linear(dy: &Tensor, x: &Tensor, w: &Tensor, moments: &Moments, squares: &mut Tensor) -> Result {
     let check = Check::new("adamw", w);
-    check.matrix("w", w)?;
+    check_operands(&check, dy, x, w)?;
+    if let Device::Cuda(gpu) = check.device()
+        && cuda::fits_all(gpu, x, w)
+        && moments.precision() == Precision::Blocks8
+    {
+        moments::check_squares(&check, w, squares)?;
+        return Ok(gpu.launch(&cuda::measure(gpu, dy, x, w, squares)?)?);
+    }
     clip::add_squares(&gradient(dy, x, w)?, squares, 0)
+}
+
+/// [`update_linear`] for the table that [`embedding::forward`] reads: its gradient is `dy`, added up by token.
+///
+/// - `dy`: `[tokens, hidden]`, f32 or bf16; `ids`: `[tokens]`, u32
+/// - `w`: `[vocab, hidden]`
+#[expect(clippy::too_many_arguments, reason = "the equations have that many names")]
+pub fn update_embedding(
+    state: &State,
+    status: &Status,
+    rounding: Rounding,
+    dy: &Tensor,
+    ids: &Tensor,
+    w: &mut Tensor,
+    moments: &mut Moments,
+    copy: Option<&mut Tensor>,
+    squares: &mut Tensor,
+) -> Result {
+    if let Some(rows) = one_hot(dy, ids, w, moments)? {
+        return update_linear(state, status, rounding, &rows, dy, w, moments, copy, squares);
+    }
+    let check = Check::new("adamw", w);
+    state.check(&check)?;
+    status.check(&check)?;
+    let gradient = table_gradient(dy, ids, w)?;
+    moments::run(Source::Device(state, status), rounding, w, &gradient, moments, copy, Some(squares))
+}
+
+/// [`measure_linear`] for [`update_embedding`].
+pub fn measure_embedding(dy: &Tensor, ids: &Tensor, w: &Tensor, moments: &Moments, squares: &mut Tensor) -> Result {
+    match one_hot(dy, ids, w, moments)? {
+        Some(rows) => measure_linear(&rows, dy, w, moments, squares),
+        None => clip::add_squares(&table_gradient(dy, ids, w)?, squares, 0),
+    }
+}
+
+/// With it, in the workspace, the table is the weight of a linear layer; None where its gradient must be written anyway.
+///
+/// Products with 0 and 1 are exact, and multiplying all of them takes less time than writing and reading a gradient of which
+/// next to nothing is not 0.
+fn one_hot(dy: &Tensor, ids: &Tensor, w: &Tensor, moments: &Moments) -> Result<Option<Tensor>> {
+    let check = Check::new("adamw", w);
+    let (vocab, hidden) = check.matrix("w", w)?;
+    check.tensor("ids", ids, &[ids.len()], U32)?;
+    check.tensor("dy", dy, &[ids.len(), hidden], FLOAT)?;
+    let Device::Cuda(gpu) = check.device() else { return Ok(None) };
+    let fused = dy.dtype() == DType::Bf16 && moments.precision() == Precision::Blocks8;
+    if !fused || !cuda::fits(gpu, ids.len(), [vocab, hidden]) {
+        return Ok(None);
+    }
+    let mut rows = Tensor::scratch(&w.device(), DType::Bf16, &[ids.len(), vocab])?;
+    embedding::one_hot(gpu, ids, &mut rows)?;
+    Ok(Some(rows))
+}
+
+fn table_gradient(dy: &Tensor, ids: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let mut gradient = Tensor::scratch(&w.device(), DType::F32, w.shape())?;
+    gradient.fill_zero()?;
+    embedding::backward(dy, ids, &mut gradient)?;
+    Ok(gradient)
+}
+
+fn check(state: &State, status: &Status, dy: &Tensor, x: &Tensor, w: &Tensor) -> Result<Check> {
+    let check = Check::new("adamw", w);
+    state.check(&check)?;
+    status.check(&check)?;
+    check_operands(&check, dy, x, w)?;
+    Ok(check)
+}
+
+fn check_operands(check: &Check, dy: &Tensor, x: &Tensor, w: &Tensor) -> Result {
+    let (outputs, inputs) = check.matrix("w", w)?;
+    check.tensor("x", x, &[x.rows(), inputs], FLOAT)?;
+    check.tensor("dy", dy, &[x.rows(), outputs], Allowed::Only(x.dtype()))
 }
 
 /// In the workspace; f32 on the CPU, whose products are f32.

@@ -169,22 +169,8 @@ pub(super) fn run(
     squares: Option<&mut Tensor>,
 ) -> Result {
     let check = Check::new("adamw", w);
-    check.dtype("w", w, FLOAT)?;
     check.tensor("g", g, w.shape(), FLOAT)?;
-    check.tensor("moments", &moments.first, w.shape(), Allowed::Only(moments.first.dtype()))?;
-    if let Some(blocks) = &moments.blocks {
-        check.tensor("absmax", &blocks.first, &[w.len().div_ceil(BLOCK)], F32)?;
-        check.dtype("tables", &blocks.tables, U32)?;
-    }
-    if let Some(copy) = &copy {
-        check.tensor("copy", copy, w.shape(), FLOAT)?;
-        check.value(w.dtype() == DType::F32, || "a copy of bf16 weights: they are read as they are".into())?;
-    }
-    if let Some(squares) = &squares {
-        check.tensor("squares", squares, &[squares.len()], F32)?;
-        let needed = sums(w.len());
-        check.value(squares.len() >= needed, || format!("{needed} sums of squares, and room for {}", squares.len()))?;
-    }
+    self::check(&check, w, moments, copy.as_deref(), squares.as_deref())?;
     match check.device() {
         Device::Cpu => on_cpu(source, rounding, w, g, moments, copy, squares),
         Device::Cuda(gpu) if !w.is_empty() => {
@@ -193,6 +179,33 @@ pub(super) fn run(
         }
         Device::Cuda(_) => Ok(()),
     }
+}
+
+/// All of an update's tensors but the gradient.
+pub(super) fn check(
+    check: &Check,
+    w: &Tensor,
+    moments: &Moments,
+    copy: Option<&Tensor>,
+    squares: Option<&Tensor>,
+) -> Result {
+    check.dtype("w", w, FLOAT)?;
+    check.tensor("moments", &moments.first, w.shape(), Allowed::Only(moments.first.dtype()))?;
+    if let Some(blocks) = &moments.blocks {
+        check.tensor("absmax", &blocks.first, &[w.len().div_ceil(BLOCK)], F32)?;
+        check.dtype("tables", &blocks.tables, U32)?;
+    }
+    if let Some(copy) = copy {
+        check.tensor("copy", copy, w.shape(), FLOAT)?;
+        check.value(w.dtype() == DType::F32, || "a copy of bf16 weights: they are read as they are".into())?;
+    }
+    squares.map_or(Ok(()), |squares| check_squares(check, w, squares))
+}
+
+pub(super) fn check_squares(check: &Check, w: &Tensor, squares: &Tensor) -> Result {
+    check.tensor("squares", squares, &[squares.len()], F32)?;
+    let needed = sums(w.len());
+    check.value(squares.len() >= needed, || format!("{needed} sums of squares, and room for {}", squares.len()))
 }
 
 fn on_cpu(
