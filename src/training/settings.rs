@@ -59,7 +59,7 @@ pub enum When {
     /// Together, when all gradients are known: 4 bytes a weight hold them.
     #[default]
     Together,
-    /// A linear layer as soon as its own gradient is, which is not kept. A clip of the norm takes a second backward pass.
+    /// A matrix as soon as its own gradient is, which is not kept. A clip of the norm takes a second backward pass.
     AtOnce,
 }
 crate::words::words! { When: "time of update" { Together = "together", AtOnce = "at-once" } }

@@ -118,7 +118,7 @@ pub struct Train {
     /// Where bf16 weights learn: f32 (in a copy of 4 bytes a weight) or none (in place, rounded at random) [f32]
     #[arg(long, value_name = "NAME")]
     pub master: Option<Master>,
-    /// When weights change in full training: together, or at-once, which keeps no gradients of linear layers [together]
+    /// When weights change in full training: together, or at-once, which keeps no gradients of matrices [together]
     #[arg(long, value_name = "NAME")]
     pub update: Option<When>,
     /// What the backward pass finds: all activations, or states between blocks, which takes a second forward pass [all]
