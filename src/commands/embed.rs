@@ -2,30 +2,36 @@
 
 use super::common::TextBar;
 use super::reader::{Opened, Reader, ReaderArgs};
+use crate::formats::output;
 use crate::formats::safetensors::{CheckpointError, TensorLayout, write_safetensors};
 use crate::llama::Layer;
 use crate::retrieval::embed::{embed, states};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use rayon::prelude::*;
 use safetensors::Dtype;
+use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Write the embeddings of texts, at any layers, to a safetensors file
+/// Write the embeddings of texts, at any layers, to a safetensors or npy file
 ///
-/// The file holds one tensor a layer, hidden.LAYER: [texts, hidden size], f32, each row pooled over the text's tokens
-/// and of length 1. With --tokens it is [tokens, hidden size] instead, the residual stream as it is, beside
+/// A safetensors file holds one tensor a layer, hidden.LAYER: [texts, hidden size], f32, each row pooled over the text's
+/// tokens and of length 1; an .npy file, which numpy.load reads, one array: [texts, hidden size], of several layers
+/// [layers, texts, hidden size]. With --tokens a safetensors file's tensors are [tokens, hidden size] instead, the residual stream as it is, beside
 /// the token ids and the offsets of the texts in them (I64; text i holds tokens offsets[i] to offsets[i + 1]).
 #[derive(Args)]
 pub struct Embed {
     #[command(flatten)]
     reader: ReaderArgs,
-    /// Texts, one a line
+    /// Texts, one a line; of a .jsonl file, a field of each line's object
     #[arg(long, value_name = "FILE")]
     texts: PathBuf,
-    /// The file to write
+    /// The field of a .jsonl file that holds the text
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    field: String,
+    /// The file to write: .npy, or safetensors under any other name
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// The state of every token instead of a vector a text
@@ -37,11 +43,16 @@ impl Embed {
     pub fn run(self) -> Result<()> {
         let folder = self.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         ensure!(folder.is_dir(), "{}: the folder {} does not exist", self.output.display(), folder.display());
-        let Embed { reader, texts, output, tokens } = self;
+        let Embed { reader, texts, field, output, tokens } = self;
+        let is_npy = has_extension(&output, "npy");
+        ensure!(
+            !(is_npy && tokens),
+            "--tokens: an .npy file has one array and no place for offsets; name a .safetensors file"
+        );
         let reader = reader.resolve()?;
         let [pooling] = reader.poolings[..] else { bail!("--pooling: embed takes one") };
         let mut truncated = 0;
-        let texts = ids_of_lines(&texts, &reader, &mut truncated)?;
+        let texts = ids_of_lines(&texts, &field, &reader, &mut truncated)?;
         let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
         let Some(opened) = reader.open(&reader.device()?, std::slice::from_ref(&texts))? else { return Ok(()) };
         let Opened { model, adapters, .. } = &opened;
@@ -56,7 +67,10 @@ impl Embed {
         };
         bar.finish();
         opened.say_peak();
-        write(&output, &reader, tokens.then_some(&texts), values)?;
+        match is_npy {
+            true => output::write_file(&output, npy(&values, reader.config.hidden_size))?,
+            false => write(&output, &reader, tokens.then_some(&texts), values)?,
+        }
         let (n, output) = (texts.len(), output.display());
         let layers: Vec<String> = layers.iter().map(Layer::to_string).collect();
         println!("{n} texts, {} tokens, at {} to {output}", texts.concat().len(), layers.join(", "));
@@ -65,6 +79,27 @@ impl Embed {
         }
         Ok(())
     }
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension))
+}
+
+/// NumPy's format, version 1.0: a header in the words of Python, padded to 64 bytes, and the values, the last index fastest.
+fn npy(layers: &[Vec<f32>], hidden: usize) -> Vec<u8> {
+    let texts = layers.first().map_or(0, |values| values.len() / hidden);
+    let shape = match layers.len() {
+        1 => format!("({texts}, {hidden})"),
+        several => format!("({several}, {texts}, {hidden})"),
+    };
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}");
+    let before = b"\x93NUMPY\x01\x00".len() + size_of::<u16>();
+    let length = (before + header.len() + 1).next_multiple_of(64) - before;
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((length as u16).to_le_bytes());
+    bytes.extend(format!("{header:<width$}\n", width = length - 1).bytes());
+    layers.iter().flatten().for_each(|value| bytes.extend(value.to_le_bytes()));
+    bytes
 }
 
 /// Writes the file; with the tokens of `texts`, where each of them has a row.
@@ -99,19 +134,31 @@ fn write(output: &Path, reader: &Reader, texts: Option<&Vec<&[u32]>>, values: Ve
     Ok(())
 }
 
-/// Token ids of each line of a file.
-fn ids_of_lines(path: &Path, reader: &Reader, truncated: &mut usize) -> Result<Vec<Vec<u32>>> {
+/// The text of a line of JSON.
+fn text_of_json(line: &str, field: &str) -> Result<String> {
+    let value: Value = serde_json::from_str(line).map_err(|e| anyhow!("not JSON: {e}"))?;
+    match value.get(field) {
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(_) => bail!("the field {field} is no text"),
+        None => bail!("no field {field}; name the one that holds the text by --field"),
+    }
+}
+
+/// Token ids of each line of a file, or of a field of its lines.
+fn ids_of_lines(path: &Path, field: &str, reader: &Reader, truncated: &mut usize) -> Result<Vec<Vec<u32>>> {
     let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
     let text = std::str::from_utf8(&bytes).map_err(|e| {
         let line = 1 + bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
         anyhow::anyhow!("{}:{line}: not UTF-8; save the file as UTF-8", path.display())
     })?;
     let encode = reader.encoding();
+    let is_json = has_extension(path, "jsonl");
     let lines: Vec<&str> = text.lines().collect();
     let ids = |(i, line): (usize, &&str)| {
         let mut cut = 0;
-        let ids = encode.ids(line.trim(), &mut cut).with_context(|| format!("{}:{}", path.display(), i + 1))?;
-        Ok((ids, cut))
+        let text = if is_json { text_of_json(line, field).map(Cow::Owned) } else { Ok(Cow::Borrowed(*line)) };
+        let ids = text.and_then(|text| Ok(encode.ids(text.trim(), &mut cut)?));
+        Ok((ids.with_context(|| format!("{}:{}", path.display(), i + 1))?, cut))
     };
     let (texts, cut): (Vec<Vec<u32>>, Vec<usize>) =
         lines.par_iter().enumerate().map(ids).collect::<Result<Vec<_>>>()?.into_iter().unzip();

@@ -5,6 +5,7 @@ mod compare;
 mod doctor;
 mod embed;
 mod eval;
+mod importance;
 mod inputs;
 mod merge;
 mod merge_adapters;

@@ -1,6 +1,7 @@
 //! `kiungo pilot`: where in a model words of two languages lie together, before any training.
 
 use super::common::{self, Compute, DeviceChoice};
+use super::importance;
 use super::model::Source;
 use super::train::data::{Data, Sources};
 use crate::formats::output;
@@ -12,7 +13,7 @@ use crate::llama::{Layer, Parts};
 use crate::ops::pooling::Pooling;
 use crate::report::plot::LineChart;
 use crate::report::{Report, Section, Table};
-use crate::retrieval::pilot::{States, importance, most_important, states};
+use crate::retrieval::pilot::{self, States, states};
 use crate::retrieval::scores::Metric;
 use crate::retrieval::words::Alignment;
 use crate::training::evaluate::Probe;
@@ -60,9 +61,6 @@ pub struct Pilot {
     json: bool,
 }
 
-/// Texts that importance is computed from: their products are a square matrix.
-const TEXTS: usize = 512;
-
 /// What one layer is like.
 struct Row {
     layer: Layer,
@@ -109,11 +107,10 @@ impl Pilot {
 
     fn texts(&self, encode: &Encoding, data: &Data) -> Result<Vec<Vec<u32>>> {
         let Some(path) = &self.texts else {
-            let group = &data.groups[0].1;
-            return Ok(group.sources.iter().chain(&group.targets).take(TEXTS).cloned().collect());
+            return Ok(importance::texts(&data.groups[0].1).into_iter().map(<[u32]>::to_vec).collect());
         };
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let lines = text.lines().filter(|line| !line.trim().is_empty()).take(TEXTS);
+        let lines = text.lines().filter(|line| !line.trim().is_empty()).take(importance::TEXTS);
         let texts: Vec<Vec<u32>> = lines.map(|line| Ok(encode.ids(line, &mut 0)?)).collect::<Result<_>>()?;
         ensure!(texts.len() > 1, "{}: at least two lines are needed", path.display());
         Ok(texts)
@@ -123,8 +120,8 @@ impl Pilot {
         // `final` is the last block's output here; what it is without the norm is not compared.
         let (numbered, last) = rows.split_at(config.layers);
         let behind: Vec<States> = numbered.iter().chain(&last[1..]).map(|row| row.states.clone()).collect();
-        let importance = importance(&behind);
-        let top = most_important(&importance, self.top.unwrap_or(config.layers / 2).min(config.layers));
+        let importance = pilot::importance(&behind);
+        let top = pilot::most_important(&importance, self.top.unwrap_or(config.layers / 2).min(config.layers));
         let best = recommended(rows);
         if self.json {
             let value = json!({
@@ -143,10 +140,19 @@ impl Pilot {
     }
 }
 
-/// Word retrieval in both directions, as one number.
+/// Mean reciprocal rank of a word's partner, from source to target and back.
+fn reciprocal_ranks(a: &Alignment) -> [f64; 2] {
+    [&a.to_target, &a.to_source].map(|way| way.mean(Metric::ReciprocalRank(usize::MAX)))
+}
+
+/// Both as one number.
 fn reciprocal_rank(a: &Alignment) -> f64 {
-    let mrr = Metric::ReciprocalRank(usize::MAX);
-    (a.to_target.mean(mrr) + a.to_source.mean(mrr)) / 2.0
+    reciprocal_ranks(a).iter().sum::<f64>() / 2.0
+}
+
+/// Share of words whose partner is nearest, in both directions.
+fn precisions(a: &Alignment) -> [f64; 2] {
+    [&a.to_target, &a.to_source].map(|way| way.mean(Metric::ACCURACY))
 }
 
 /// The layer at which the development pairs find each other best. The embedding's output, behind no block, has nothing that
@@ -160,9 +166,8 @@ fn recommended(rows: &[Row]) -> &Row {
 fn as_json(row: &Row) -> serde_json::Value {
     let words = |a: &Alignment| {
         json!({
-            "pair_cosine": a.pair_cosine, "shuffled_cosine": a.shuffled_cosine,
-            "precision_at_1": [a.to_target.mean(Metric::ACCURACY), a.to_source.mean(Metric::ACCURACY)],
-            "mrr": reciprocal_rank(a),
+            "pair_cosine": a.pair_cosine, "shuffled_cosine": a.shuffled_cosine, "gap": a.pair_cosine - a.shuffled_cosine,
+            "precision_at_1": precisions(a), "mrr_both_ways": reciprocal_ranks(a), "mrr": reciprocal_rank(a),
         })
     };
     json!({
@@ -171,9 +176,8 @@ fn as_json(row: &Row) -> serde_json::Value {
     })
 }
 
-fn report(rows: &[Row], best: &Row, importance: &[f64], top: &[usize]) -> Result<Report> {
-    let second = rows.iter().find(|row| row.layer == Layer::Hidden(2));
-    let blocks: Vec<String> = top.iter().map(usize::to_string).collect();
+/// The recommendation with its reasons: how far the next layer is, what chance gives, and what the paper's mean shows.
+fn verdict(rows: &[Row], best: &Row) -> String {
     let mut verdict = format!(
         "Recommended target: {}, where the development pairs find each other best (MRR {:.3}; a pair's cosine {:.3}, of shuffled pairs {:.3}).",
         best.layer,
@@ -181,7 +185,14 @@ fn report(rows: &[Row], best: &Row, importance: &[f64], top: &[usize]) -> Result
         best.dev.pair_cosine,
         best.dev.shuffled_cosine
     );
-    if let Some(row) = second {
+    let others = rows.iter().filter(|row| row.layer != best.layer && row.layer != Layer::Hidden(0));
+    if let Some(next) = others.max_by(|a, b| reciprocal_rank(&a.dev).total_cmp(&reciprocal_rank(&b.dev))) {
+        let chance = best.dev.to_target.chance(Metric::ReciprocalRank(usize::MAX));
+        let words = best.dev.to_target.per_query(Metric::ACCURACY).len();
+        let next_rank = reciprocal_rank(&next.dev);
+        verdict += &format!(" Next is {} with {next_rank:.3}; chance gives {chance:.3}, of {words} words.", next.layer);
+    }
+    if let Some(row) = rows.iter().find(|row| row.layer == Layer::Hidden(2)) {
         verdict += &format!(
             " With the first token in the mean, pairs at layer 2 have a cosine of {:.5}, and shuffled pairs of {:.5}: that token's state is the same in every text, and {:.0} times as long as the others. arXiv 2506.15415 takes this mean, and its 0.99998 at layer 2 has no shuffled pairs beside it.",
             row.with_sink.pair_cosine,
@@ -189,6 +200,11 @@ fn report(rows: &[Row], best: &Row, importance: &[f64], top: &[usize]) -> Result
             row.states.sink_norm / row.states.other_norm.max(f64::MIN_POSITIVE)
         );
     }
+    verdict
+}
+
+/// Cosines and retrieval at every layer, of one way to take the mean.
+fn layers_table(rows: &[Row], alignment: fn(&Row) -> &Alignment) -> Table {
     let mut table = Table::new([
         "layer",
         "cosine",
@@ -196,30 +212,25 @@ fn report(rows: &[Row], best: &Row, importance: &[f64], top: &[usize]) -> Result
         "gap",
         "P@1 to target",
         "to source",
-        "MRR",
+        "MRR to target",
+        "to source",
         "dev MRR",
-        "with sink: cosine",
-        "shuffled",
-        "MRR",
         "sink's norm",
         "others' norm",
     ]);
     for row in rows {
-        let (a, s) = (&row.without, &row.with_sink);
-        let numbers = [
-            a.pair_cosine,
-            a.shuffled_cosine,
-            a.pair_cosine - a.shuffled_cosine,
-            a.to_target.mean(Metric::ACCURACY),
-            a.to_source.mean(Metric::ACCURACY),
-            reciprocal_rank(a),
-            reciprocal_rank(&row.dev),
-        ];
-        let cells = std::iter::once(row.layer.to_string()).chain(numbers.map(|x| format!("{x:.3}")));
-        let cells = cells.chain([s.pair_cosine, s.shuffled_cosine].map(|x| format!("{x:.5}")));
+        let a = alignment(row);
+        let cosines = [a.pair_cosine, a.shuffled_cosine, a.pair_cosine - a.shuffled_cosine].map(|x| format!("{x:.5}"));
+        let ([p, q], [m, n]) = (precisions(a), reciprocal_ranks(a));
+        let found = [p, q, m, n, reciprocal_rank(&row.dev)].map(|x| format!("{x:.3}"));
         let norms = [row.states.sink_norm, row.states.other_norm].map(|x| format!("{x:.1}"));
-        table.row(cells.chain([format!("{:.3}", reciprocal_rank(s))]).chain(norms));
+        table.row(std::iter::once(row.layer.to_string()).chain(cosines).chain(found).chain(norms));
     }
+    table
+}
+
+fn report(rows: &[Row], best: &Row, importance: &[f64], top: &[usize]) -> Result<Report> {
+    let blocks: Vec<String> = top.iter().map(usize::to_string).collect();
     let mut blocks_table = Table::new(["block", "1 - CKA", "among the first"]);
     for (block, value) in importance.iter().enumerate() {
         let chosen = if top.contains(&block) { "yes" } else { "" };
@@ -238,19 +249,25 @@ fn report(rows: &[Row], best: &Row, importance: &[f64], top: &[usize]) -> Result
         .series("without the first token", points(|row| reciprocal_rank(&row.without)))
         .series("with it", points(|row| reciprocal_rank(&row.with_sink)))
         .series("development pairs", points(|row| reciprocal_rank(&row.dev)));
-    let mut report = Report::new("kiungo pilot", verdict);
+    let mut report = Report::new("kiungo pilot", verdict(rows, best));
     report.sections.push(
-        Section::new("Layers")
+        Section::new("Layers, without the first token")
             .text("A layer is a number of blocks. Retrieval is among the group's distinct words; a tie counts as wrong. Cosines alone say nothing: those of shuffled pairs rise with them.")
-            .table(table)
+            .table(layers_table(rows, |row| &row.without))
             .figure(cosines.draw()?)
             .figure(retrieval.include_zero().draw()?),
     );
     report.sections.push(
+        Section::new("Layers, with the first token in the mean")
+            .text("The same of means over all tokens, the first one (the attention sink) too. Its norm beside that of the others says how much of a mean is the sink alone; development pairs are read without it.")
+            .table(layers_table(rows, |row| &row.with_sink)),
+    );
+    report.sections.push(
         Section::new("Blocks")
             .text(format!(
-                "What changes most, by the last token's states; for adapters there: --blocks {}.",
-                blocks.join(",")
+                "What changes most, by the last token's states; for adapters there: --blocks {}, or --blocks cka:{}.",
+                blocks.join(","),
+                blocks.len()
             ))
             .table(blocks_table),
     );

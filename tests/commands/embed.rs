@@ -131,3 +131,43 @@ fn random_weights_are_loud_and_need_a_tokenizer() {
     assert!(done && said.contains("WARNING: random:in/model/config.json has random weights"), "{said}");
     assert!(folder.path().join("out").exists());
 }
+
+/// NumPy's file of the same values, from lines of JSON.
+#[test]
+fn lines_of_json_to_an_npy_file() {
+    let folder = folder();
+    let json = "{\"id\": 1, \"text\": \"maji\"}\n{\"text\": \"water is life\"}\n{\"text\": \"moto\"}\n";
+    fs::write(folder.path().join("texts.jsonl"), json).unwrap();
+    let (rows, _) = expected(&folder.path().join("in/model"));
+    for (layers, shape, rows) in [("1", "(3, 64)", rows[0].clone()), ("1,final", "(2, 3, 64)", rows.concat())] {
+        kiungo(folder.path(), &["--texts", "texts.jsonl", "--layers", layers, "--output", "out.npy"])
+            .assert()
+            .success();
+        let bytes = fs::read(folder.path().join("out.npy")).unwrap();
+        assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00");
+        let length = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+        let header = std::str::from_utf8(&bytes[10..10 + length]).unwrap();
+        let hidden = rows.len() / 3 / layers.split(',').count();
+        let shape = shape.replace("64", &hidden.to_string());
+        let expected = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}");
+        assert_eq!((header.trim_end(), (10 + length) % 64, header.ends_with('\n')), (expected.as_str(), 0, true));
+        let values: Vec<f32> =
+            bytes[10 + length..].chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        assert_eq!(values, rows);
+    }
+    for (text, says) in [
+        (
+            "{\"text\": \"maji\"}\n{\"words\": \"moto\"}\n",
+            "texts.jsonl:2: no field text; name the one that holds the text by --field",
+        ),
+        ("{\"text\": 3}\n", "texts.jsonl:1: the field text is no text"),
+        ("maji\n", "texts.jsonl:1: not JSON: expected value at line 1 column 1"),
+    ] {
+        fs::write(folder.path().join("texts.jsonl"), text).unwrap();
+        let output = kiungo(folder.path(), &["--texts", "texts.jsonl", "--output", "other.npy"]).output().unwrap();
+        assert_eq!(String::from_utf8(output.stderr).unwrap().lines().last().unwrap(), format!("error: {says}"));
+        assert!(!folder.path().join("other.npy").exists());
+    }
+    let output = kiungo(folder.path(), &["--texts", "texts", "--tokens", "--output", "other.npy"]).output().unwrap();
+    assert!(String::from_utf8(output.stderr).unwrap().contains("--tokens: an .npy file has one array"));
+}

@@ -95,7 +95,7 @@ fn words_that_are_no_choice() {
         (
             "--blocks",
             "2..2",
-            "\"2..2\" is no set of blocks: give a half-open range (0..2 is blocks 0 and 1), a list (0,3), or all",
+            "\"2..2\" is no set of blocks: give a half-open range (0..2 is blocks 0 and 1), a list (0,3), all, or cka:N",
         ),
     ] {
         let output = case.train(&[argument, word]).output().unwrap();

@@ -52,7 +52,8 @@ pub struct Train {
     /// How the frozen weights are held: f32, bf16, nf4 or nf4-double [clean: bf16, paper: nf4]
     #[arg(long, value_name = "NAME")]
     pub base: Option<Base>,
-    /// Blocks with adapters: a half-open range as 0..2, a list as 0,3, or all [clean: 0..2, paper: all]
+    /// Blocks with adapters: a half-open range as 0..2, a list as 0,3, all, or cka:4, the four below the target that change
+    /// the pairs' last tokens most (1 - linear CKA, arXiv 2602.05988; see kiungo pilot) [clean: 0..2, paper: all]
     #[arg(long, value_name = "BLOCKS")]
     #[serde(with = "as_word::option")]
     pub blocks: Option<Blocks>,
@@ -231,6 +232,7 @@ Examples:
   kiungo train --model Llama-3.1-8B --pairs words.tsv --base nf4 --xquad xquad --languages en,ro
   kiungo train --model Llama-3.1-8B --pairs words.tsv --method full --target final
   kiungo train --model Llama-3.1-8B --pairs words.tsv --preset paper
+  kiungo train --model Llama-3.1-8B --pairs words.tsv --blocks cka:8 --target final
   kiungo train --resume runs/0001";
 
 /// `on` or `off`.
@@ -250,12 +252,15 @@ pub enum Blocks {
     All,
     /// These.
     Some(Vec<usize>),
+    /// So many, the most important ones.
+    Cka(usize),
 }
 
 impl std::fmt::Display for Blocks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Blocks::All => f.write_str("all"),
+            Blocks::Cka(count) => write!(f, "cka:{count}"),
             Blocks::Some(blocks) => f.write_str(&blocks.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
         }
     }
@@ -266,11 +271,16 @@ impl std::str::FromStr for Blocks {
 
     fn from_str(s: &str) -> Result<Blocks, String> {
         let wrong = || {
-            format!("{s:?} is no set of blocks: give a half-open range (0..2 is blocks 0 and 1), a list (0,3), or all")
+            format!(
+                "{s:?} is no set of blocks: give a half-open range (0..2 is blocks 0 and 1), a list (0,3), all, or cka:N"
+            )
         };
         let number = |s: &str| s.trim().parse::<usize>().map_err(|_| wrong());
         if s == "all" {
             return Ok(Blocks::All);
+        }
+        if let Some(count) = s.strip_prefix("cka:") {
+            return count.parse().ok().filter(|&n| n > 0).map(Blocks::Cka).ok_or_else(wrong);
         }
         let mut blocks = match s.split_once("..") {
             Some((from, to)) => (number(from)?..number(to)?).collect::<Vec<_>>(),
@@ -337,6 +347,8 @@ impl Train {
         match &self.blocks {
             Some(Blocks::All) => s.blocks = (0..config.layers).collect(),
             Some(Blocks::Some(blocks)) => s.blocks = blocks.clone(),
+            // Which they are is known when the model has read the pairs.
+            Some(Blocks::Cka(_)) => s.blocks = vec![0],
             None => {}
         }
         check(&s)?;

@@ -8,10 +8,12 @@ mod observer;
 mod record;
 mod signals;
 
+use args::Blocks;
 pub use args::Train;
 pub use signals::Interrupted;
 
 use super::common::{self, Compute, DeviceChoice};
+use super::importance;
 use super::inputs;
 use super::model::ModelFiles;
 use super::plan;
@@ -53,6 +55,8 @@ struct Prepared {
     plan: Plan,
     data: Data,
     layers: Vec<Layer>,
+    /// Where it has been opened already.
+    device: Option<Device>,
 }
 
 /// What the steps of a run come to.
@@ -83,7 +87,7 @@ impl Train {
             None => (given, vec![]),
         };
         let prepared = args.prepare(&folder)?;
-        let device = common::open_device(args.device.unwrap_or(DeviceChoice::Auto))?;
+        let device = prepared.device.clone().map_or_else(|| args.open_device(), Ok)?;
         let compute = Compute::or_default(args.compute, &device);
         prepared.print(&device, compute);
         let ledger = prepared.ledger(&device, compute);
@@ -141,17 +145,33 @@ impl Train {
             None => vec![settings.target, Layer::Final],
         };
         inputs::check_layers(&layers, &config)?;
-        let plan = Plan::new(&settings, &config, &layers)?;
+        let mut plan = Plan::new(&settings, &config, &layers)?;
         let tokenizer = files.tokenizer(self.tokenizer.as_deref())?;
         let encode = Encoding { tokenizer: &tokenizer, bos: settings.bos, max_length: settings.max_length };
-        let data = Data::read(&sources, &encode, &settings)?;
+        let mut data = Data::read(&sources, &encode, &settings)?;
         let checkpoint = match settings.method {
             _ if self.dry_run => files.checkpoint_here(plan.parts)?,
             // What does not learn is saved with the rest.
             Method::Full if self.stop_after.is_none() && files.folder().is_some() => Some(files.whole()?),
             _ => files.checkpoint(plan.parts)?,
         };
-        Ok(Prepared { sources, files, config, checkpoint, settings, plan, data, layers })
+        let mut device = None;
+        if let (Some(Blocks::Cka(count)), Method::Lora) = (&self.blocks, settings.method) {
+            let device = device.insert(self.open_device()?);
+            let compute = Compute::or_default(self.compute, device);
+            let positions = data.longest().min(settings.max_length);
+            let options = Options { parts: plan.parts, base: settings.base, compute, device, positions };
+            let texts = importance::texts(data.train());
+            let chosen = importance::choose(*count, settings.target, &files, checkpoint.as_ref(), options, &texts)?;
+            settings.blocks = chosen.blocks;
+            data.notes.push(chosen.note);
+            plan = Plan::new(&settings, &config, &layers)?;
+        }
+        Ok(Prepared { sources, files, config, checkpoint, settings, plan, data, layers, device })
+    }
+
+    fn open_device(&self) -> Result<Device> {
+        Ok(common::open_device(self.device.unwrap_or(DeviceChoice::Auto))?)
     }
 
     fn train(&self, prepared: &Prepared, model: Model, folder: &RunFolder, resumed: Option<Whole>) -> Result<()> {
