@@ -1,6 +1,6 @@
 //! What subcommands share: choosing the device, progress, words for lists.
 
-use crate::device::{DType, Device, DeviceError};
+use crate::device::{DType, Device, DeviceError, Memory};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use std::cell::Cell;
 use std::time::Instant;
@@ -67,6 +67,21 @@ pub fn device_in_words(device: &Device) -> String {
     match device {
         Device::Cpu => format!("CPU with {} threads", rayon::current_num_threads()),
         Device::Cuda(gpu) => gpu.name().to_string(),
+    }
+}
+
+/// What a GPU holds, where its memory is counted.
+pub fn memory(device: &Device) -> Option<Memory> {
+    match device {
+        Device::Cpu => None,
+        Device::Cuda(gpu) => gpu.memory(),
+    }
+}
+
+/// From here on, the most that is held is counted anew.
+pub fn forget_peak(device: &Device) {
+    if let Device::Cuda(gpu) = device {
+        gpu.forget_peak();
     }
 }
 

@@ -1,9 +1,13 @@
 //! `kiungo compare`: ways of training beside each other, over several seeds, and what follows.
 
+mod folder;
+
+pub use folder::Folder;
+
 use super::common::{self, Compute, DeviceChoice};
-use super::inputs;
 use super::model::Source;
 use super::train::data::{Data, Sources};
+use super::{eval, inputs};
 use crate::device::{DType, Device};
 use crate::formats::output::{self, NewFile};
 use crate::formats::safetensors::Checkpoint;
@@ -15,17 +19,15 @@ use crate::llama::model::{Base, Model};
 use crate::llama::plan::weight_bytes;
 use crate::llama::{Layer, Parts};
 use crate::ops::pooling::Pooling;
-use crate::report::{Section, Table};
 use crate::retrieval::embed::Reading;
 use crate::retrieval::questions::Questions;
 use crate::retrieval::ranks;
 use crate::retrieval::scores::Metric;
-use crate::retrieval::statistics::Bootstrap;
 use crate::retrieval::views::{Judged, Treatment, View, Views, judge, views};
 use crate::training::arms::Arm;
 use crate::training::batch::{Group, Translations, largest_batch};
 use crate::training::evaluate::Probe;
-use crate::training::findings::{ArmRuns, Findings, Measured, Run, Words, csv};
+use crate::training::findings::{Matrix, Run, Words};
 use crate::training::learner::Learner;
 use crate::training::perplexity::perplexity;
 use crate::training::plan::Plan;
@@ -34,11 +36,12 @@ use crate::training::settings::Settings;
 use crate::training::step::Trainer;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use folder::{Asked, read_json};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::collections::HashMap;
-use std::collections::btree_map::{BTreeMap, Entry};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// Set ways of training beside each other over several seeds, and say which retrieves better and how sure that is
@@ -110,6 +113,7 @@ const TREATMENTS: [Treatment; 3] = [Treatment::Plain, Treatment::Centred, Treatm
 
 /// What all runs share.
 struct Lab {
+    folder: Folder,
     args: Compare,
     config: Config,
     checkpoint: Checkpoint,
@@ -137,31 +141,28 @@ impl Compare {
             notes.extend(set.cuts(lab.max_length()));
         }
         notes.iter().for_each(|note| println!("note: {note}"));
-        lab.begin()?;
+        lab.folder.begin(&lab.record()?)?;
+        let asked = Asked {
+            command: std::env::args().collect::<Vec<_>>().join(" "),
+            arms: names.clone(),
+            seeds: lab.args.seeds,
+            data: lab.sets[0].0.collection.name.clone(),
+            notes,
+        };
+        output::write_file(&lab.folder.path("asked.json"), serde_json::to_string_pretty(&asked)?)?;
 
         let settings: Vec<(Arm, Settings)> = names.iter().map(|&arm| (arm, lab.settings(arm))).collect();
-        let mut bases: BTreeMap<String, Measured> = BTreeMap::new();
         for (_, s) in &settings {
-            if let Entry::Vacant(base) = bases.entry(s.base.to_string()) {
-                base.insert(lab.base(s.base, &settings)?);
+            lab.base(s.base, &settings)?;
+        }
+        for (arm, settings) in &settings {
+            let rate = lab.choose_rate(*arm, settings)?;
+            for seed in 0..lab.args.seeds {
+                lab.seed(*arm, settings, rate, seed)?;
             }
         }
-        let mut arms = vec![];
-        for (arm, settings) in &settings {
-            let (rates, best) = lab.choose_rate(*arm, settings)?;
-            let runs = (0..lab.args.seeds).map(|seed| lab.seed(*arm, settings, best, seed)).collect::<Result<_>>()?;
-            let (target, base) = (settings.target.to_string(), &bases[&settings.base.to_string()]);
-            arms.push(ArmRuns { arm: *arm, target, runs, base, rates });
-        }
-        let findings = Findings::new(&arms, &lab.sets[0].0.collection.name, &Bootstrap::default())?;
-        let mut report = findings.report(&arms, &notes)?;
-        report.sections.push(lab.section()?);
-        let out = &lab.args.output;
-        output::write_file(&out.join("findings.json"), serde_json::to_string_pretty(&findings)?)?;
-        output::write_file(&out.join("findings.csv"), csv(&findings.gains))?;
-        output::write_file(&out.join("report.html"), report.to_html())?;
-        output::write_file(&out.join("report.txt"), report.to_text())?;
-        println!("{}\nfolder: {}", report.to_text(), out.display());
+        let report = lab.folder.conclude()?;
+        println!("{}\nfolder: {}", report.to_text(), lab.folder.0.display());
         Ok(())
     }
 
@@ -224,6 +225,7 @@ impl Lab {
             checkpoint: files.whole()?,
             positions: longest.unwrap_or(1),
             checksums: sources.checksums()?,
+            folder: Folder(args.output.clone()),
             args,
             config,
             device,
@@ -247,56 +249,15 @@ impl Lab {
         Ok(record)
     }
 
-    /// The same for the report, with the command.
-    fn section(&self) -> Result<Section> {
-        let mut table = Table::new(["setting", "value"]);
-        table.row(["command", &std::env::args().collect::<Vec<_>>().join(" ")]);
-        table.row(["seeds", &format!("0 to {}", self.args.seeds - 1)]);
-        for (name, value) in self.record()?.as_object().into_iter().flatten() {
-            match value {
-                Value::Null => {}
-                Value::String(text) => _ = table.row([name.replace('_', " "), text.clone()]),
-                other => _ = table.row([name.replace('_', " "), other.to_string()]),
-            }
-        }
-        Ok(Section::new("What was run").table(table))
-    }
-
-    /// Makes the folder, or checks that what it holds is of the same comparison.
-    fn begin(&self) -> Result<()> {
-        let path = self.args.output.join("compare.json");
-        let record = self.record()?;
-        if path.exists() {
-            let known: Value = read_json(&path)?;
-            let differs = record.as_object().into_iter().flatten().find(|(key, value)| known.get(key) != Some(value));
-            if let Some((key, value)) = differs {
-                let was = known.get(key).unwrap_or(&Value::Null);
-                bail!(
-                    "{}: begun with {key} {was}, now {value}; name another --output, or give the same",
-                    path.display()
-                );
-            }
-            return Ok(());
-        }
-        output::create_new(&self.args.output)?;
-        Ok(output::write_file(&path, serde_json::to_string_pretty(&record)?)?)
-    }
-
     fn settings(&self, arm: Arm) -> Settings {
         let mut settings = arm.settings(&self.config);
-        if !matches!(arm, Arm::LoraNf4) {
-            settings.base = self.args.base;
-        }
+        settings.base = arm.base(self.args.base);
         if arm != Arm::Paper {
             settings.epochs = self.args.epochs.unwrap_or(settings.epochs);
             settings.batch = self.args.batch.unwrap_or(settings.batch);
         }
         settings.max_length = self.max_length();
         settings
-    }
-
-    fn folder(&self, name: &str) -> PathBuf {
-        self.args.output.join(name)
     }
 
     fn train(&self) -> &Group {
@@ -326,17 +287,19 @@ impl Lab {
         Parts { blocks: self.config.layers, final_norm: true, head: !self.text.is_empty() }
     }
 
-    /// The untrained model at every layer; ranks are kept of those that an arm aims at.
-    fn base(&self, base: Base, arms: &[(Arm, Settings)]) -> Result<Measured> {
-        let folder = self.folder(&format!("base-{base}"));
-        if let Some(known) = finished(&folder)? {
-            return Ok(known);
+    /// The untrained model at every layer, with what needs no training; ranks are kept of the embedding's output and of the
+    /// layers that an arm aims at.
+    fn base(&self, base: Base, arms: &[(Arm, Settings)]) -> Result<()> {
+        let name = format!("base-{base}");
+        if self.is_finished(&name) {
+            return Ok(());
         }
         let model = self.load(base, self.whole())?;
         let layers: Vec<Layer> = (0..=self.config.layers).map(Layer::Hidden).chain([Layer::Final]).collect();
         let mut targets: Vec<Layer> = arms.iter().map(|(_, s)| s.target).collect();
         targets.sort_unstable();
         targets.dedup();
+        let maps = eval::maps(&model, None, self.train(), &readings(&targets))?;
         let run = Run {
             seed: 0,
             learning_rate: None,
@@ -346,45 +309,57 @@ impl Lab {
             seconds: 0.0,
             memory: weight_bytes(&self.config, self.whole(), base),
             collapsed: false,
+            peak: None,
+            losses: vec![],
+            matrices: BTreeMap::new(),
             dev: self.words(1, &model, None, &layers)?,
             control: self.words(2, &model, None, &layers)?,
             perplexity: self.perplexity(&model, None)?,
             by_layer: BTreeMap::new(),
         };
-        self.measure(&folder, run, &model, None, &layers, &targets)
+        let kept = [&[Layer::Hidden(0)], &targets[..]].concat();
+        let treatments = [&TREATMENTS[..], &[Treatment::Procrustes, Treatment::Ridge, Treatment::Bm25]].concat();
+        self.measure(&name, run, &model, None, Scored { layers, kept, targets, treatments, maps })
     }
 
-    /// Scores all data sets and writes what was found. Ranks are kept of the layers in `kept`.
+    /// Scores all data sets and writes what was found.
     fn measure(
         &self,
-        folder: &Path,
+        name: &str,
         mut run: Run,
         model: &Model,
         adapters: Option<&Adapters>,
-        layers: &[Layer],
-        kept: &[Layer],
-    ) -> Result<Measured> {
-        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        let readings: Vec<Reading> = layers.iter().map(|&layer| Reading { layer, pooling: POOLING }).collect();
-        let path = folder.join("ranks.tsv");
-        let mut out = NewFile::create(&path)?;
+        scored: Scored,
+    ) -> Result<()> {
+        let folder = self.folder.path(name);
+        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        let mut out = NewFile::create(&folder.join("ranks.tsv"))?;
         out.write_all(ranks::HEADER.as_bytes())?;
         let bar = common::progress(self.sets.iter().map(|(q, _)| q.texts()).sum(), "scoring");
-        for (i, (questions, views)) in self.sets.iter().enumerate() {
-            let vectors = questions.embed(model, adapters, &readings, |n| bar.inc(n as u64))?;
-            let judged = judge(&questions.collection, &vectors, views, &TREATMENTS, &HashMap::new())?;
-            if i == 0 && layers.len() > kept.len() {
+        for (i, (questions, views_here)) in self.sets.iter().enumerate() {
+            let collection = &questions.collection;
+            let vectors = questions.embed(model, adapters, &readings(&scored.layers), |n| bar.inc(n as u64))?;
+            let judged = judge(collection, &vectors, views_here, &scored.treatments, &scored.maps)?;
+            if i == 0 && scored.layers.len() > scored.kept.len() {
                 run.by_layer = by_layer(&judged);
             }
-            let is_kept = |j: &Judged| j.reading.is_some_and(|r| kept.contains(&r.layer));
+            if i == 0 {
+                let all = views(collection, Views::Matrix);
+                let vectors = vectors.only(&readings(&scored.targets));
+                run.matrices = matrices(&judge(collection, &vectors, &all, &[Treatment::Plain], &HashMap::new())?);
+            }
+            let is_kept = |j: &Judged| j.reading.is_none_or(|r| scored.kept.contains(&r.layer));
             let judged: Vec<Judged> = judged.into_iter().filter(is_kept).collect();
-            ranks::write(&questions.collection, &judged, &mut out)?;
+            ranks::write(collection, &judged, &mut out)?;
         }
         bar.finish_and_clear();
         out.commit()?;
         // Last: a folder with this file is complete.
-        output::write_file(&folder.join("run.json"), serde_json::to_string(&run)?)?;
-        Ok((run, ranks::read(&path)?))
+        Ok(output::write_file(&folder.join("run.json"), serde_json::to_string(&run)?)?)
+    }
+
+    fn is_finished(&self, name: &str) -> bool {
+        self.folder.path(name).join("run.json").exists()
     }
 
     fn perplexity(&self, model: &Model, adapters: Option<&Adapters>) -> Result<Option<f64>> {
@@ -392,12 +367,12 @@ impl Lab {
         Ok(if texts.is_empty() { None } else { Some(perplexity(model, adapters, &texts)?) })
     }
 
-    /// Each rate with the development pairs' mean reciprocal rank after training at it, and the best.
-    fn choose_rate(&self, arm: Arm, settings: &Settings) -> Result<(Vec<(f64, f64)>, f64)> {
+    /// The rate after which the development pairs find each other best, by their mean reciprocal rank.
+    fn choose_rate(&self, arm: Arm, settings: &Settings) -> Result<f64> {
         let mut tried = vec![];
         for factor in &self.args.rates {
             let rate = three_digits(settings.learning_rate * factor);
-            let path = self.folder(&arm.to_string()).join(format!("rate-{rate:e}.json"));
+            let path = self.folder.path(&arm.to_string()).join(format!("rate-{rate:e}.json"));
             let found = if path.exists() {
                 read_json::<f64>(&path)?
             } else if self.args.rates.len() == 1 {
@@ -408,7 +383,7 @@ impl Lab {
                 let words =
                     self.words(1, &trained.trainer.model, trained.trainer.learner.adapters(), &[settings.target])?;
                 let found = words.values().map(Words::reciprocal_rank).sum();
-                std::fs::create_dir_all(self.folder(&arm.to_string()))?;
+                std::fs::create_dir_all(self.folder.path(&arm.to_string()))?;
                 output::write_file(&path, serde_json::to_string(&found)?)?;
                 println!("{arm}, rate {rate:e}: dev MRR {found:.3}, {:.1} s", trained.seconds);
                 found
@@ -416,14 +391,14 @@ impl Lab {
             tried.push((rate, found));
         }
         let best = tried.iter().fold(tried[0], |best, other| if other.1 > best.1 { *other } else { best });
-        Ok((tried, best.0))
+        Ok(best.0)
     }
 
-    /// One seed of an arm, trained and measured, or read where it is there.
-    fn seed(&self, arm: Arm, settings: &Settings, learning_rate: f64, seed: u64) -> Result<Measured> {
-        let folder = self.folder(&format!("{arm}/seed-{seed}"));
-        if let Some(known) = finished(&folder)? {
-            return Ok(known);
+    /// One seed of an arm, trained and measured unless it is there.
+    fn seed(&self, arm: Arm, settings: &Settings, learning_rate: f64, seed: u64) -> Result<()> {
+        let name = format!("{arm}/seed-{seed}");
+        if self.is_finished(&name) {
+            return Ok(());
         }
         let settings = Settings { learning_rate, seed, ..settings.clone() };
         let layers =
@@ -434,19 +409,24 @@ impl Lab {
             seed,
             learning_rate: Some(learning_rate),
             parameters: trained.plan.parameters,
-            steps: trained.steps,
+            steps: trained.losses.len(),
             final_loss: trained.final_loss,
             seconds: trained.seconds,
             memory: trained.memory,
             collapsed: trained.collapsed,
+            peak: trained.peak,
+            losses: trained.losses,
+            matrices: BTreeMap::new(),
             dev: self.words(1, model, adapters, &[settings.target])?,
             control: self.words(2, model, adapters, &[settings.target])?,
             perplexity: self.perplexity(model, adapters)?,
             by_layer: BTreeMap::new(),
         };
-        let measured = self.measure(&folder, run, model, adapters, &layers, &layers)?;
+        let (kept, targets) = (layers.clone(), vec![settings.target]);
+        let scored = Scored { layers, kept, targets, treatments: TREATMENTS.to_vec(), maps: HashMap::new() };
+        self.measure(&name, run, model, adapters, scored)?;
         println!("{arm}, seed {seed}: loss {:.3}, {:.1} s", trained.final_loss.unwrap_or(f32::NAN), trained.seconds);
-        Ok(measured)
+        Ok(())
     }
 
     fn learn(&self, arm: Arm, settings: &Settings, layers: &[Layer]) -> Result<Trained> {
@@ -456,6 +436,7 @@ impl Lab {
         if layers.contains(&Layer::Final) && !self.text.is_empty() {
             parts = self.whole();
         }
+        common::forget_peak(&self.device);
         let model = self.load(settings.base, parts)?;
         let others = self.data.groups[1..].iter().flat_map(|(_, g)| &g.pairs);
         let translations = Translations::new(train.pairs.iter().chain(others));
@@ -464,13 +445,13 @@ impl Lab {
         let all: Vec<_> = self.data.groups.iter().flat_map(|(_, g)| g.pairs.iter().cloned()).collect();
         let dev = Probe::new(&self.data.groups[1].1, &all, POOLING)?;
         let bar = common::progress(run::total_steps(train.len(), settings), "training");
-        let (mut steps, mut final_loss) = (0, None);
+        let (mut losses, mut final_loss) = (vec![], None);
         let begin = Instant::now();
         let collapse = run::run(&mut trainer, &train, Some(&dev), settings, |event| {
             match event {
-                Event::Step(_) => {
+                Event::Step(step) => {
                     bar.inc(1);
-                    steps += 1;
+                    losses.push(step.loss);
                 }
                 Event::Epoch(epoch) => final_loss = epoch.mean_loss,
                 _ => {}
@@ -481,11 +462,12 @@ impl Lab {
         let tokens = largest_batch(&train, settings.batch);
         Ok(Trained {
             seconds: begin.elapsed().as_secs_f64(),
+            peak: common::memory(&self.device).map(|memory| memory.peak),
             memory: plan.memory(settings, &self.config, &self.device, self.compute, tokens, train.tokens()).total(),
             collapsed: collapse.is_some_and(|c| c.collapsed),
             trainer,
             plan,
-            steps,
+            losses,
             final_loss,
         })
     }
@@ -495,23 +477,27 @@ impl Lab {
 struct Trained {
     trainer: Trainer,
     plan: Plan,
-    steps: usize,
+    losses: Vec<f32>,
+    peak: Option<usize>,
     final_loss: Option<f32>,
     seconds: f64,
     memory: usize,
     collapsed: bool,
 }
 
-/// What a folder holds, where its run came to its end.
-fn finished(folder: &Path) -> Result<Option<Measured>> {
-    let path = folder.join("run.json");
-    Ok(if path.exists() { Some((read_json(&path)?, ranks::read(&folder.join("ranks.tsv"))?)) } else { None })
+/// What is scored of a model.
+struct Scored {
+    layers: Vec<Layer>,
+    /// Those of which every question's ranks are kept.
+    kept: Vec<Layer>,
+    /// Those of which all languages are scored among each other.
+    targets: Vec<Layer>,
+    treatments: Vec<Treatment>,
+    maps: eval::Maps,
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-    serde_json::from_slice(&bytes)
-        .with_context(|| format!("{}: not what kiungo wrote; remove it to measure again", path.display()))
+fn readings(layers: &[Layer]) -> Vec<Reading> {
+    layers.iter().map(|&layer| Reading { layer, pooling: POOLING }).collect()
 }
 
 /// A rate as people write it: 3 times 2e-4 is 6e-4, not 6.000000000000001e-4.
@@ -533,4 +519,15 @@ fn by_layer(judged: &[Judged]) -> BTreeMap<String, Vec<(String, f64)>> {
         all.entry(treatment).or_default().push((layer.to_string(), sum / n));
     }
     all
+}
+
+/// Accuracy@1 of all languages among each other at each layer.
+fn matrices(judged: &[Judged]) -> BTreeMap<String, Matrix> {
+    let mut layers: Vec<Layer> = judged.iter().filter_map(|j| j.reading).map(|r| r.layer).collect();
+    layers.dedup();
+    let matrix = |layer: Layer| {
+        let here = judged.iter().filter(|j| !j.within && j.reading.is_some_and(|r| r.layer == layer));
+        Matrix::of(here.map(|j| (&*j.view.questions, &*j.view.passages, j.scores.mean(Metric::ACCURACY))))
+    };
+    layers.into_iter().map(|layer| (layer.to_string(), matrix(layer))).collect()
 }

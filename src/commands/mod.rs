@@ -15,6 +15,7 @@ mod plan;
 mod quantize;
 mod random;
 mod reader;
+mod report;
 mod train;
 
 use clap::{Parser, Subcommand};
@@ -34,6 +35,7 @@ enum Command {
     Eval(eval::Eval),
     Pilot(pilot::Pilot),
     Compare(Box<compare::Compare>),
+    Report(report::Report),
     Embed(embed::Embed),
     Quantize(quantize::Quantize),
     Merge(merge::Merge),
@@ -53,6 +55,7 @@ impl Cli {
             Command::Eval(eval) => eval.run(),
             Command::Pilot(pilot) => pilot.run(),
             Command::Compare(compare) => compare.run(),
+            Command::Report(report) => report.run(),
             Command::Embed(embed) => embed.run(),
             Command::Quantize(quantize) => quantize.run(),
             Command::Merge(merge) => merge.run(),

@@ -33,7 +33,7 @@ pub fn table(ledger: &Ledger, device: &Device) -> String {
     table.row(["sum".into(), loading.to_string(), "while loading".to_string()]);
     table.row(["sum".into(), running.to_string(), "while running".to_string()]);
     let peak = common::bytes(ledger.peak());
-    match memory(device) {
+    match common::memory(device) {
         None => format!("{table}\nexpected peak: {peak}"),
         Some(Memory { free, total, held, .. }) => {
             let [free, total, others] = [free, total, total.saturating_sub(free + held)].map(common::bytes);
@@ -46,20 +46,13 @@ pub fn table(ledger: &Ledger, device: &Device) -> String {
 
 /// An error where the device has no room; `ways` are other runs, the one that gives up least first.
 pub fn fit(ledger: &Ledger, device: &Device, ways: impl FnOnce() -> Vec<Way>) -> Result<(), TooLarge> {
-    memory(device).map_or(Ok(()), |memory| ledger.fit(memory, ways))
+    common::memory(device).map_or(Ok(()), |memory| ledger.fit(memory, ways))
 }
 
 /// Says what was held at most, where the device counts, beside what was expected.
 pub fn say_peak(ledger: &Ledger, device: &Device) {
-    if let Some(Memory { peak, .. }) = memory(device) {
+    if let Some(Memory { peak, .. }) = common::memory(device) {
         let expected = common::bytes(ledger.peak());
         eprintln!("GPU memory: {} were held at most, {expected} were expected", common::bytes(peak));
-    }
-}
-
-fn memory(device: &Device) -> Option<Memory> {
-    match device {
-        Device::Cpu => None,
-        Device::Cuda(gpu) => gpu.memory(),
     }
 }

@@ -358,6 +358,11 @@ impl Executor for Driver {
         Some(Memory { free, total, held: held.bytes, peak: held.peak })
     }
 
+    fn forget_peak(&self) {
+        let mut held = self.held();
+        held.peak = held.bytes;
+    }
+
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
         self.bind()?;
         // SAFETY: the context is current.

@@ -141,6 +141,8 @@ pub trait Executor: Send + Sync {
     fn memory(&self) -> Option<Memory> {
         None
     }
+    /// Counts the most that is held from now on.
+    fn forget_peak(&self) {}
     /// Memory of `bytes` bytes, aligned to 256, contents undefined.
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError>;
     /// Gives memory back.

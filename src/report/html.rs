@@ -2,6 +2,9 @@
 
 use super::{Figure, Report, Section, Table};
 
+/// Tables of more rows are folded.
+const LONG: usize = 30;
+
 const STYLE: &str = include_str!("style.css");
 
 pub(super) fn page(report: &Report) -> String {
@@ -50,7 +53,15 @@ fn table(table: &Table) -> String {
         false => format!("<thead>\n{}</thead>\n", row(&table.header, "th")),
     };
     let body: String = table.rows.iter().map(|r| row(r, "td")).collect();
-    format!("<div class=\"scroll\"><table>\n{caption}{head}<tbody>\n{body}</tbody>\n</table></div>\n")
+    let table_of = |caption: &str| {
+        format!("<div class=\"scroll\"><table>\n{caption}{head}<tbody>\n{body}</tbody>\n</table></div>\n")
+    };
+    if table.rows.len() <= LONG {
+        return table_of(&caption);
+    }
+    let name = if table.caption.is_empty() { "The figures" } else { &table.caption };
+    let summary = element("summary", &format!("{name} ({} rows)", table.rows.len()));
+    format!("<details>\n{summary}{}</details>\n", table_of(""))
 }
 
 fn figure(figure: &Figure) -> String {

@@ -37,6 +37,19 @@ pub struct Vectors {
     pub within: Vec<Embeddings>,
 }
 
+impl Vectors {
+    /// Those under some of the readings.
+    pub fn only(self, readings: &[Reading]) -> Vectors {
+        let pick = |all: Vec<Embeddings>| {
+            let kept = all.into_iter().zip(&self.readings).filter(|(_, reading)| readings.contains(reading));
+            kept.map(|(rows, _)| rows).collect()
+        };
+        let [questions, passages, within] = [self.questions, self.passages, self.within].map(pick);
+        let readings = self.readings.into_iter().filter(|reading| readings.contains(reading)).collect();
+        Vectors { readings, questions, passages, within }
+    }
+}
+
 impl Questions {
     /// The tokens of all texts.
     pub fn new(collection: Collection, encode: &Encoding) -> Result<Questions, TokenizerError> {

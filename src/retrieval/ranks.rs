@@ -13,6 +13,8 @@ pub const HEADER: &str =
 /// Columns that name a setting; the others are of a question in it.
 const NAMING: usize = 8;
 
+const COLUMNS: &str = "expected 12 columns";
+
 /// What a setting is called, in the words of the file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Setting {
@@ -34,6 +36,24 @@ pub struct Setting {
     pub passages: String,
 }
 
+impl Setting {
+    /// From its cells in a line.
+    fn named(cells: &str) -> Setting {
+        let mut cells = cells.split('\t').map(str::to_string);
+        let mut next = || cells.next().unwrap_or_default();
+        Setting {
+            data: next(),
+            view: next(),
+            questions: next(),
+            paragraphs: next(),
+            layer: next(),
+            pooling: next(),
+            vectors: next(),
+            passages: next(),
+        }
+    }
+}
+
 /// The ranks of a setting's questions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ranks {
@@ -41,6 +61,17 @@ pub struct Ranks {
     pub best: Vec<usize>,
     /// The paragraph of each question, for resampling.
     pub clusters: Vec<usize>,
+    /// Answers of all questions.
+    pub answers: usize,
+    /// Candidates of a question.
+    pub candidates: usize,
+}
+
+impl Ranks {
+    /// Accuracy@1 of a random order.
+    pub fn chance(&self) -> f64 {
+        self.answers as f64 / (self.best.len() * self.candidates).max(1) as f64
+    }
 }
 
 /// Why a file of ranks cannot be read.
@@ -100,38 +131,31 @@ pub fn read(path: &Path) -> Result<BTreeMap<Setting, Ranks>, RanksError> {
         return Err(wrong(1, "not a file of ranks: another header"));
     }
     let mut all: BTreeMap<Setting, Ranks> = BTreeMap::new();
-    let mut current: Option<(String, Setting)> = None;
+    let mut current: Option<(&str, &mut Ranks)> = None;
     for (line, text) in lines {
-        let cells: Vec<&str> = text.split('\t').collect();
-        let [data, view, questions, paragraphs, layer, pooling, vectors, passages, _, cluster, _, ranks] = cells[..]
+        let mut tabs = text.match_indices('\t').map(|(at, _)| at);
+        let Some(end) = tabs.nth(NAMING - 1) else { return Err(wrong(line, COLUMNS)) };
+        let (name, rest) = (&text[..end], &text[end + 1..]);
+        let mut cells = rest.split('\t').skip(1);
+        let (Some(cluster), Some(candidates), Some(ranks), None) =
+            (cells.next(), cells.next(), cells.next(), cells.next())
         else {
-            return Err(wrong(line, "expected 12 columns"));
+            return Err(wrong(line, COLUMNS));
         };
-        let (Ok(cluster), Some(Ok(best))) = (cluster.parse(), ranks.split(',').next().map(str::parse)) else {
-            return Err(wrong(line, "expected whole numbers for paragraph and ranks"));
+        let numbers = (cluster.parse(), candidates.parse(), ranks.split(',').next().map(str::parse));
+        let (Ok(cluster), Ok(candidates), Some(Ok(best))) = numbers else {
+            return Err(wrong(line, "expected whole numbers for paragraph, candidates and ranks"));
         };
-        let name = cells[..NAMING].join("\t");
-        let setting = match &current {
-            Some((known, setting)) if *known == name => setting.clone(),
-            _ => {
-                let own = |s: &str| s.to_string();
-                let setting = Setting {
-                    data: own(data),
-                    view: own(view),
-                    questions: own(questions),
-                    paragraphs: own(paragraphs),
-                    layer: own(layer),
-                    pooling: own(pooling),
-                    vectors: own(vectors),
-                    passages: own(passages),
-                };
-                current = Some((name, setting.clone()));
-                setting
-            }
+        let found = match current {
+            // Lines of a setting stand together.
+            Some((known, found)) if known == name => found,
+            _ => all.entry(Setting::named(name)).or_default(),
         };
-        let ranks = all.entry(setting).or_default();
-        ranks.best.push(best);
-        ranks.clusters.push(cluster);
+        found.best.push(best);
+        found.clusters.push(cluster);
+        found.answers += ranks.split(',').count();
+        found.candidates = candidates;
+        current = Some((name, found));
     }
     Ok(all)
 }

@@ -6,9 +6,11 @@ use super::views::{Judged, Treatment, Views};
 use crate::formats::collection::Collection;
 use crate::llama::Layer;
 use crate::ops::pooling::Pooling;
-use crate::report::Table;
+use crate::report::plot::{HeatMap, LineChart, PlotError};
+use crate::report::{Figure, Table};
 use crate::words::as_word;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// A setting, or the mean of several.
 #[derive(Clone, Debug, Serialize)]
@@ -165,6 +167,96 @@ fn same_language(collection: &Collection, judged: &Judged) -> f64 {
         first.language == collection.questions[question].language
     });
     same.count() as f64 / view.asked.len() as f64
+}
+
+/// Settings as comma-separated text, unrounded.
+pub fn csv(rows: &[Row]) -> Result<String, csv::Error> {
+    let mut out = csv::Writer::from_writer(vec![]);
+    let header = "data,view,questions,paragraphs,layer,pooling,vectors,passages,asked,candidates,accuracy_at_1,low,high,recall_at_5,recall_at_10,mrr_at_10,ndcg_at_10,map,chance,same_language,rank_distance";
+    out.write_record(header.split(','))?;
+    for r in rows {
+        let word = |w: Option<String>| w.unwrap_or_default();
+        let number = |n: Option<f64>| word(n.map(|n| n.to_string()));
+        let words = [
+            r.data.clone(),
+            r.view.to_string(),
+            r.questions.clone(),
+            r.paragraphs.clone(),
+            word(r.layer.map(|l| l.to_string())),
+            word(r.pooling.map(|p| p.to_string())),
+            r.treatment.to_string(),
+            if r.within { "in paragraph".into() } else { "alone".into() },
+            r.count.to_string(),
+            r.candidates.to_string(),
+        ];
+        let interval = [r.interval.map(|i| i[0]), r.interval.map(|i| i[1])];
+        let scores = [r.recall_at_5, r.recall_at_10, r.mrr_at_10, r.ndcg_at_10, r.map, r.chance].map(Some);
+        let numbers = [Some(r.accuracy_at_1)].into_iter().chain(interval).chain(scores);
+        let numbers = numbers.chain([r.same_language, r.rank_distance]).map(number);
+        out.write_record(words.into_iter().chain(numbers))?;
+    }
+    let bytes = out.into_inner().map_err(|e| csv::Error::from(e.into_error()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Pictures of settings: every matrix of languages, and accuracy by layer where there are several.
+pub fn figures(rows: &[Row]) -> Result<Vec<Figure>, PlotError> {
+    let mut figures = vec![];
+    let mut kinds: Vec<String> = vec![];
+    for r in rows.iter().filter(|r| r.view == Views::Matrix && !is_mean(r)) {
+        let kind = in_words(r);
+        if kinds.contains(&kind) {
+            continue;
+        }
+        let cells: Vec<&Row> = rows.iter().filter(|o| o.view == r.view && !is_mean(o) && in_words(o) == kind).collect();
+        let (mut questions, mut passages) = (vec![], vec![]);
+        for cell in &cells {
+            for (list, code) in [(&mut questions, &cell.questions), (&mut passages, &cell.paragraphs)] {
+                if !list.contains(&code) {
+                    list.push(code);
+                }
+            }
+        }
+        let title = format!("Accuracy@1, questions (rows) by passages: {kind}");
+        let value = |q: &String, p: &String| {
+            cells.iter().find(|c| c.questions == *q && c.paragraphs == *p).map(|c| c.accuracy_at_1)
+        };
+        let map = questions.iter().fold(HeatMap::new(title, passages.iter().map(|p| p.as_str())), |map, q| {
+            map.row(q.as_str(), passages.iter().map(|p| value(q, p)))
+        });
+        figures.push(map.draw()?);
+        kinds.push(kind);
+    }
+    figures.extend(by_layer(rows)?);
+    Ok(figures)
+}
+
+fn is_mean(r: &Row) -> bool {
+    r.questions.starts_with("mean of ")
+}
+
+/// What a matrix is of.
+fn in_words(r: &Row) -> String {
+    let layer = r.layer.map(|l| format!(", layer {l}")).unwrap_or_default();
+    let pooling = r.pooling.map(|p| format!(", {p}")).unwrap_or_default();
+    format!("{}{layer}{pooling}, {}{}", r.data, r.treatment, if r.within { ", in paragraph" } else { "" })
+}
+
+/// The mean of each family of settings over numbered layers.
+fn by_layer(rows: &[Row]) -> Result<Option<Figure>, PlotError> {
+    let mut lines: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+    for r in rows.iter().filter(|r| is_mean(r)) {
+        let Some(Layer::Hidden(layer)) = r.layer else { continue };
+        let pooling = r.pooling.map(|p| p.to_string()).unwrap_or_default();
+        let line = format!("{} to {}, {pooling}, {}", r.view, r.paragraphs, r.treatment);
+        lines.entry(line).or_default().push((layer as f64, r.accuracy_at_1));
+    }
+    lines.values_mut().for_each(|points| points.sort_by(|a, b| a.0.total_cmp(&b.0)));
+    if lines.values().all(|points| points.len() < 2) {
+        return Ok(None);
+    }
+    let chart = LineChart::new("Accuracy@1 by layer, mean over languages", "blocks run", "accuracy@1").include_zero();
+    Ok(Some(lines.into_iter().fold(chart, |chart, (name, points)| chart.series(name, points)).draw()?))
 }
 
 /// What a column shows of a line.

@@ -82,6 +82,8 @@ pub struct View {
 /// The views of a family, in the order of the collection's languages.
 pub fn views(collection: &Collection, family: Views) -> Vec<View> {
     let english = collection.english();
+    let known = own_texts(collection);
+    let is_harder = collection.passages.iter().any(|p| p.distractor && !known.contains(p.text.as_str()));
     let mut found = vec![];
     let mut add = |asked: Option<usize>, corpus: Corpus| found.extend(View::new(collection, family, asked, corpus));
     for asked in collection.question_languages() {
@@ -94,7 +96,7 @@ pub fn views(collection: &Collection, family: Views) -> Vec<View> {
             Views::Matrix => (0..collection.languages.len()).for_each(|l| add(Some(asked), Corpus::Language(l))),
             Views::Pooled => add(Some(asked), Corpus::All),
         }
-        if family == Views::English && Some(asked) != english && collection.passages.iter().any(|p| p.distractor) {
+        if family == Views::English && Some(asked) != english && is_harder {
             english.into_iter().for_each(|e| add(Some(asked), Corpus::Harder(e)));
         }
     }
@@ -104,14 +106,22 @@ pub fn views(collection: &Collection, family: Views) -> Vec<View> {
     found
 }
 
+/// Texts that answer. A distractor that is one of them would tie with it, and no search could tell the two apart.
+fn own_texts(collection: &Collection) -> HashSet<&str> {
+    collection.passages.iter().filter(|p| !p.distractor).map(|p| p.text.as_str()).collect()
+}
+
 impl View {
     /// None where nothing is asked, or nothing can be found.
     fn new(collection: &Collection, family: Views, language: Option<usize>, corpus: Corpus) -> Option<View> {
+        let known = if matches!(corpus, Corpus::Harder(_)) { own_texts(collection) } else { HashSet::new() };
         let is_candidate = |&i: &usize| {
             let passage = &collection.passages[i];
             match corpus {
                 Corpus::Language(l) => passage.language == l && !passage.distractor,
-                Corpus::Harder(l) => passage.language == l,
+                Corpus::Harder(l) => {
+                    passage.language == l && !(passage.distractor && known.contains(passage.text.as_str()))
+                }
                 Corpus::All => !passage.distractor,
             }
         };

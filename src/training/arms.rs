@@ -39,6 +39,19 @@ impl Arm {
     pub const USUAL: [Arm; 6] =
         [Arm::Lora2, Arm::FullBlocks2, Arm::Full2, Arm::LoraAll, Arm::LoraEarly, Arm::FullFinal];
 
+    /// All of them.
+    pub const ALL: [Arm; 9] = [
+        Arm::Lora2,
+        Arm::FullBlocks2,
+        Arm::Full2,
+        Arm::LoraAll,
+        Arm::LoraEarly,
+        Arm::FullFinal,
+        Arm::Paper,
+        Arm::Shuffled,
+        Arm::LoraNf4,
+    ];
+
     /// What it is there to tell.
     pub fn why(self) -> &'static str {
         match self {
@@ -52,6 +65,11 @@ impl Arm {
             Arm::Shuffled => "lora@2 on mismatched pairs: what spreading out alone gives",
             Arm::LoraNf4 => "lora@2 on a 4-bit base",
         }
+    }
+
+    /// The base that it begins from where the others begin from `others`.
+    pub fn base(self, others: Base) -> Base {
+        if self == Arm::LoraNf4 { Base::Nf4 } else { others }
     }
 
     /// Its settings: the preset's with what an arm is about.

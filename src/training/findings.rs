@@ -4,101 +4,21 @@
 //! over all questions of the first data set, at the arm's own target layer, not centred, against the base model at that
 //! same layer.
 
+mod csv;
+mod report;
+mod run;
+mod verdict;
+
+pub use self::csv::runs_csv;
+pub use report::ReportError;
+pub use run::{ArmRuns, Matrix, Measured, Run, Words};
+
 use super::arms::Arm;
-use crate::report::plot::{IntervalChart, LineChart, PlotError};
-use crate::report::{Report, Section, Table};
 use crate::retrieval::comparison::{Difference, holm};
 use crate::retrieval::ranks::{Ranks, Setting};
 use crate::retrieval::statistics::{Bootstrap, Estimate, StatisticsError};
-use crate::retrieval::words::Alignment;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// How a group's words lie, in little.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Words {
-    /// Mean cosine of the pairs.
-    pub pair_cosine: f64,
-    /// Mean cosine of words that do not translate each other.
-    pub shuffled_cosine: f64,
-    /// Rank of the best translation of each source word, then of each target word.
-    pub ranks: [Vec<usize>; 2],
-}
-
-impl Words {
-    /// Of a measured group.
-    pub fn of(alignment: &Alignment) -> Words {
-        let ranks = [&alignment.to_target, &alignment.to_source].map(|s| s.rankings.iter().map(|r| r.rank()).collect());
-        Words { pair_cosine: alignment.pair_cosine, shuffled_cosine: alignment.shuffled_cosine, ranks }
-    }
-
-    fn mean(&self, of: impl Fn(usize) -> f64) -> f64 {
-        let all = self.ranks.iter().flatten();
-        all.clone().map(|&rank| of(rank)).sum::<f64>() / all.count().max(1) as f64
-    }
-
-    /// Precision@1, both directions.
-    pub fn precision_at_1(&self) -> f64 {
-        self.mean(|rank| f64::from(u8::from(rank == 1)))
-    }
-
-    /// Mean reciprocal rank, both directions: what rates are chosen by.
-    pub fn reciprocal_rank(&self) -> f64 {
-        self.mean(|rank| 1.0 / rank as f64)
-    }
-
-    /// For each pair, the share of its two searches that find it at once.
-    fn hits(&self) -> Vec<f64> {
-        let hit = |rank: &usize| f64::from(u8::from(*rank == 1));
-        self.ranks[0].iter().zip(&self.ranks[1]).map(|(a, b)| (hit(a) + hit(b)) / 2.0).collect()
-    }
-}
-
-/// One training, or the base model, measured.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Run {
-    /// Its seed.
-    pub seed: u64,
-    /// Peak learning rate; none for the base.
-    pub learning_rate: Option<f64>,
-    /// Parameters that learned.
-    pub parameters: usize,
-    /// Steps taken.
-    pub steps: usize,
-    /// Mean loss of the last epoch.
-    pub final_loss: Option<f32>,
-    /// Wall time of training alone, seconds.
-    pub seconds: f64,
-    /// Bytes of the plan.
-    pub memory: usize,
-    /// The embeddings have moved to one point.
-    pub collapsed: bool,
-    /// The development pairs by layer.
-    pub dev: BTreeMap<String, Words>,
-    /// The control pairs by layer.
-    pub control: BTreeMap<String, Words>,
-    /// Of the text given.
-    pub perplexity: Option<f64>,
-    /// Accuracy@1 on the primary endpoint at each layer, by what was done to the vectors: of the base alone.
-    pub by_layer: BTreeMap<String, Vec<(String, f64)>>,
-}
-
-/// A run and the ranks of every question.
-pub type Measured = (Run, BTreeMap<Setting, Ranks>);
-
-/// All runs of an arm, and the base it began from.
-pub struct ArmRuns<'a> {
-    /// The arm.
-    pub arm: Arm,
-    /// Its target layer, as files name it.
-    pub target: String,
-    /// One a seed.
-    pub runs: Vec<Measured>,
-    /// The base model in the arm's precision.
-    pub base: &'a Measured,
-    /// Each learning rate tried, and the development pairs' mean reciprocal rank with it.
-    pub rates: Vec<(f64, f64)>,
-}
 
 /// A kind of retrieval, over which languages are averaged.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -160,17 +80,53 @@ pub struct Duel {
     pub gain: Difference,
 }
 
+/// What needs no training, on the primary endpoint.
+#[derive(Clone, Debug, Serialize)]
+pub struct Baseline {
+    /// What it is.
+    pub name: String,
+    /// Where states were read; `-` where none are.
+    pub layer: String,
+    /// Accuracy@1.
+    pub accuracy: Estimate,
+}
+
+/// What training did to the control pairs, which nothing was chosen by.
+#[derive(Clone, Debug, Serialize)]
+pub struct WordGain {
+    /// The arm.
+    pub arm: Arm,
+    /// Where both were read.
+    pub layer: String,
+    /// Precision@1 of the base, both directions.
+    pub base: f64,
+    /// That of the arm, over seeds.
+    pub precision: Estimate,
+    /// Arm less base.
+    pub gain: Difference,
+    /// Mean cosine of the pairs, before and after.
+    pub pairs: [f64; 2],
+    /// That of words that do not translate each other.
+    pub shuffled: [f64; 2],
+}
+
 /// Everything that is said.
 #[derive(Clone, Debug, Serialize)]
 pub struct Findings {
     /// The primary endpoint.
     pub primary: Endpoint,
+    /// Accuracy@1 of a random order there.
+    pub chance: f64,
+    /// What needs no training there.
+    pub baselines: Vec<Baseline>,
     /// Every arm on every endpoint.
     pub gains: Vec<Gain>,
     /// Every arm in every language.
     pub languages: Vec<LanguageGain>,
-    /// The question that is asked, where both of its arms ran.
-    pub duel: Option<Duel>,
+    /// The first arm against each of the others; against `full@final` is the question that is asked.
+    pub duels: Vec<Duel>,
+    /// Every arm on the control pairs.
+    pub words: Vec<WordGain>,
     /// In a paragraph.
     pub verdict: String,
 }
@@ -220,7 +176,13 @@ impl Findings {
     /// From all runs. `data` names the first data set.
     pub fn new(arms: &[ArmRuns], data: &str, bootstrap: &Bootstrap) -> Result<Findings, StatisticsError> {
         let endpoints: BTreeSet<Endpoint> =
-            arms.iter().flat_map(|a| a.base.1.keys()).filter(|s| s.vectors != "bm25").map(Endpoint::of).collect();
+            arms.iter().flat_map(|a| a.base.1.keys()).filter(|s| is_treatment(s)).map(Endpoint::of).collect();
+        // Runs of several versions of the program may not all have been scored on the same.
+        let is_common = |e: &&Endpoint| {
+            let asked = |measured: &Measured, arm: &ArmRuns| all_hits(e, measured, &arm.target).0.len();
+            arms.iter().all(|arm| arm.runs.iter().all(|run| asked(run, arm) == asked(arm.base, arm)))
+        };
+        let endpoints: BTreeSet<Endpoint> = endpoints.iter().filter(is_common).cloned().collect();
         let is_primary = |e: &&Endpoint| {
             e.data == data
                 && e.view == "english"
@@ -241,70 +203,22 @@ impl Findings {
         for arm in arms {
             languages.extend(by_language(arm, &primary, bootstrap)?);
         }
-        let mut findings =
-            Findings { duel: duel(arms, &primary, bootstrap)?, primary, gains, languages, verdict: String::new() };
+        let mut findings = Findings {
+            chance: chance(arms, &primary),
+            baselines: baselines(arms, &primary, bootstrap)?,
+            duels: duels(arms, &primary, bootstrap)?,
+            words: arms.iter().filter_map(|arm| word_gain(arm).transpose()).collect::<Result<_, _>>()?,
+            primary,
+            gains,
+            languages,
+            verdict: String::new(),
+        };
         findings.verdict = findings.in_words(arms);
         Ok(findings)
     }
 
     fn of_arm(&self, arm: Arm) -> Option<&Gain> {
         self.gains.iter().find(|g| g.arm == arm && g.endpoint == self.primary)
-    }
-
-    fn in_words(&self, arms: &[ArmRuns]) -> String {
-        let mut sentences = vec![];
-        let shown = |g: &Gain| {
-            format!(
-                "{} finds {:.3} of them (base at the same layer {:.3}; gain {:+.3}, p {:.4})",
-                g.arm, g.accuracy, g.base.value, g.gain.estimate, g.gain.p
-            )
-        };
-        if let Some(Duel { arms: [first, second], accuracy, gain }) = &self.duel {
-            let both: Vec<String> = [first, second].iter().filter_map(|&&arm| self.of_arm(arm)).map(shown).collect();
-            sentences.push(format!(
-                "Questions in other languages over {} passages of {}, accuracy@1: {}.",
-                self.primary.paragraphs,
-                self.primary.data,
-                both.join("; ")
-            ));
-            sentences.push(format!(
-                "{first} less {second}: {:+.3}, p {:.4}: {}.",
-                accuracy.estimate,
-                accuracy.p,
-                sign_in_words(accuracy, &format!("{first} retrieves better"), &format!("{second} retrieves better"))
-            ));
-            sentences.push(format!(
-                "Of their gains over the base, each at its own layer: {:+.3}, p {:.4}: {}.",
-                gain.estimate,
-                gain.p,
-                sign_in_words(gain, &format!("{first} gains more"), &format!("{second} gains more"))
-            ));
-            sentences.push(format!("A true difference below {:.3} would be found less often than four times in five with these questions and seeds.", accuracy.detectable));
-        } else {
-            let all: Vec<String> = arms.iter().filter_map(|a| self.of_arm(a.arm)).map(shown).collect();
-            sentences.push(format!(
-                "Questions over {} passages of {}, accuracy@1: {}.",
-                self.primary.paragraphs,
-                self.primary.data,
-                all.join("; ")
-            ));
-        }
-        let collapsed: Vec<String> =
-            arms.iter().filter(|a| a.runs.iter().any(|(run, _)| run.collapsed)).map(|a| a.arm.to_string()).collect();
-        if !collapsed.is_empty() {
-            sentences.push(format!("Collapsed, with every embedding moving to one point: {}.", collapsed.join(", ")));
-        }
-        sentences.join(" ")
-    }
-}
-
-/// What a difference shows, if anything: its interval and its p must agree.
-fn sign_in_words(difference: &Difference, above: &str, below: &str) -> String {
-    let shown = difference.estimate.excludes_zero() && difference.p < 0.05;
-    match (shown, difference.estimate.value > 0.0) {
-        (false, _) => "no difference shown".into(),
-        (true, true) => above.into(),
-        (true, false) => below.into(),
     }
 }
 
@@ -343,211 +257,87 @@ fn by_language(
     Ok(rows)
 }
 
-/// `lora@2` against `full@final`.
-fn duel(arms: &[ArmRuns], endpoint: &Endpoint, bootstrap: &Bootstrap) -> Result<Option<Duel>, StatisticsError> {
-    let names = [Arm::Lora2, Arm::FullFinal];
-    let [Some(first), Some(second)] = names.map(|name| arms.iter().find(|a| a.arm == name)) else { return Ok(None) };
-    let of = |arm: &ArmRuns| -> (Vec<Vec<f64>>, Vec<Vec<f64>>, Vec<usize>) {
+/// The first of `lora@2` and the arms that are there, against each other one.
+fn duels(arms: &[ArmRuns], endpoint: &Endpoint, bootstrap: &Bootstrap) -> Result<Vec<Duel>, StatisticsError> {
+    let Some(first) = arms.iter().find(|a| a.arm == Arm::Lora2).or(arms.first()) else { return Ok(vec![]) };
+    let others = arms.iter().filter(|a| a.arm != first.arm);
+    others.map(|second| duel(first, second, endpoint, bootstrap)).collect()
+}
+
+/// Hits by seed, the same less those of the base, and the paragraph of each question.
+type Hits = (Vec<Vec<f64>>, Vec<Vec<f64>>, Vec<usize>);
+
+fn duel(
+    first: &ArmRuns,
+    second: &ArmRuns,
+    endpoint: &Endpoint,
+    bootstrap: &Bootstrap,
+) -> Result<Duel, StatisticsError> {
+    // Of a comparison that goes on still, the seeds that both have.
+    let seeds = first.runs.len().min(second.runs.len());
+    let of = |arm: &ArmRuns| -> Hits {
         let (base, clusters) = all_hits(endpoint, arm.base, &arm.target);
-        let runs: Vec<Vec<f64>> = arm.runs.iter().map(|run| all_hits(endpoint, run, &arm.target).0).collect();
+        let runs: Vec<Vec<f64>> =
+            arm.runs.iter().take(seeds).map(|run| all_hits(endpoint, run, &arm.target).0).collect();
         let less_base = |run: &Vec<f64>| run.iter().zip(&base).map(|(a, b)| a - b).collect();
         let gains = runs.iter().map(less_base).collect();
         (runs, gains, clusters)
     };
     let ((first_runs, first_gains, clusters), (second_runs, second_gains, _)) = (of(first), of(second));
-    Ok(Some(Duel {
-        arms: names,
+    Ok(Duel {
+        arms: [first.arm, second.arm],
         accuracy: Difference::between(&first_runs, &second_runs, &clusters, bootstrap)?,
         gain: Difference::between(&first_gains, &second_gains, &clusters, bootstrap)?,
+    })
+}
+
+/// Whether vectors are the model's own, which training changes.
+fn is_treatment(setting: &Setting) -> bool {
+    ["plain", "centred", "cross-fitted"].contains(&setting.vectors.as_str())
+}
+
+fn chance(arms: &[ArmRuns], primary: &Endpoint) -> f64 {
+    let Some(arm) = arms.first() else { return 0.0 };
+    let all: Vec<f64> = primary.ranks(&arm.base.1, &arm.target).map(|(_, ranks)| ranks.chance()).collect();
+    all.iter().sum::<f64>() / all.len().max(1) as f64
+}
+
+/// The embedding's output, words alone, and linear maps at the arms' layers, as far as the base was measured with them.
+fn baselines(arms: &[ArmRuns], primary: &Endpoint, bootstrap: &Bootstrap) -> Result<Vec<Baseline>, StatisticsError> {
+    // A base in 4 bits has the same; the first arm's stands for all.
+    let Some(arm) = arms.first() else { return Ok(vec![]) };
+    let layers: BTreeSet<&str> = arms.iter().map(|a| a.target.as_str()).collect();
+    let maps = |name: &'static str, vectors: &'static str| layers.iter().map(move |&layer| (name, vectors, layer));
+    let named = [("embedding's output", "plain", "0"), ("BM25", "bm25", "-")];
+    let maps = maps("Procrustes map", "procrustes").chain(maps("ridge map", "ridge"));
+    let mut found = vec![];
+    for (name, vectors, layer) in named.into_iter().chain(maps) {
+        let endpoint = Endpoint { vectors: vectors.into(), ..primary.clone() };
+        let (hits, clusters) = all_hits(&endpoint, arm.base, layer);
+        if !hits.is_empty() {
+            let accuracy = Difference::mean(&[hits], &clusters, bootstrap)?;
+            found.push(Baseline { name: name.into(), layer: layer.into(), accuracy });
+        }
+    }
+    Ok(found)
+}
+
+/// None where no control pairs were measured. Intervals come from resampled pairs and seeds.
+fn word_gain(arm: &ArmRuns) -> Result<Option<WordGain>, StatisticsError> {
+    let (words, Some(base)) = (arm.words(), arm.base.0.control.get(&arm.target)) else { return Ok(None) };
+    if words.is_empty() {
+        return Ok(None);
+    }
+    let hits: Vec<Vec<f64>> = words.iter().map(|w| w.hits()).collect();
+    let each: Vec<usize> = (0..base.ranks[0].len()).collect();
+    let mean = |of: fn(&Words) -> f64| words.iter().map(|w| of(w)).sum::<f64>() / words.len() as f64;
+    Ok(Some(WordGain {
+        arm: arm.arm,
+        layer: arm.target.clone(),
+        base: base.precision_at_1(),
+        gain: Difference::between(&hits, &[base.hits()], &each, &Bootstrap::default())?,
+        precision: Difference::mean(&hits, &each, &Bootstrap::default())?,
+        pairs: [base.pair_cosine, mean(|w| w.pair_cosine)],
+        shuffled: [base.shuffled_cosine, mean(|w| w.shuffled_cosine)],
     }))
-}
-
-impl Findings {
-    /// The report, with the runs' own figures.
-    pub fn report(&self, arms: &[ArmRuns], notes: &[String]) -> Result<Report, ReportError> {
-        let mut report = Report::new("kiungo compare", self.verdict.clone());
-        report.warnings.extend(notes.iter().cloned());
-        report.sections.push(self.primary_section(arms)?);
-        report.sections.push(self.language_section(arms)?);
-        report.sections.push(self.endpoint_section());
-        report.sections.push(alignment_section(arms)?);
-        report.sections.push(self.base_section(arms)?);
-        report.sections.push(cost_section(arms));
-        Ok(report)
-    }
-
-    fn primary_section(&self, arms: &[ArmRuns]) -> Result<Section, ReportError> {
-        let mut table = Table::new(["arm", "layer", "base", "accuracy@1", "gain", "p", "detectable", "seeds"]);
-        let mut whys = Table::new(["arm", "what it tells"]);
-        let title = format!("Accuracy@1, {}", self.primary.in_words());
-        let mut chart = IntervalChart::new(title, "accuracy@1", ["base at the same layer", "after training"]);
-        for g in arms.iter().filter_map(|a| self.of_arm(a.arm)) {
-            table.row([
-                g.arm.to_string(),
-                g.layer.clone(),
-                format!("{:.3}", g.base),
-                format!("{:.3}", g.accuracy),
-                format!("{:+.3}", g.gain.estimate),
-                format!("{:.4}", g.gain.p),
-                format!("{:.3}", g.gain.detectable),
-                g.gain.seeds.to_string(),
-            ]);
-            whys.row([g.arm.to_string(), g.arm.why().into()]);
-            chart = chart.row(g.arm.to_string(), [Some(g.base), Some(g.accuracy)]);
-        }
-        let text = "The primary endpoint, fixed beforehand: all questions, at each arm's own target layer, not centred, against the base model at that layer, mean over languages. Intervals are 95 %, from resampled paragraphs and seeds; p is of a sign-flip permutation over paragraphs; detectable is the smallest true difference that such data would find four times in five.";
-        Ok(Section::new("Retrieval").text(text).table(table).table(whys).figure(chart.draw()?))
-    }
-
-    fn language_section(&self, arms: &[ArmRuns]) -> Result<Section, ReportError> {
-        let names: Vec<String> = arms.iter().map(|a| a.arm.to_string()).collect();
-        let mut table = Table::new(["language", "arm", "base", "accuracy@1", "gain", "p", "p by Holm"]);
-        let codes: BTreeSet<&str> = self.languages.iter().map(|l| l.language.as_str()).collect();
-        let mut chart = IntervalChart::new("Gain over the base by language", "gain in accuracy@1", names);
-        for code in codes {
-            let of = |arm: Arm| self.languages.iter().find(|l| l.language == code && l.arm == arm);
-            for l in arms.iter().filter_map(|a| of(a.arm)) {
-                table.row([
-                    code.to_string(),
-                    l.arm.to_string(),
-                    format!("{:.3}", l.base),
-                    format!("{:.3}", l.accuracy),
-                    format!("{:+.3}", l.gain.estimate),
-                    format!("{:.4}", l.gain.p),
-                    format!("{:.4}", l.holm),
-                ]);
-            }
-            chart = chart.row(code, arms.iter().map(|a| of(a.arm).map(|l| l.gain.estimate)));
-        }
-        let text =
-            "The same endpoint in each language. Holm's method corrects an arm's p for looking at all its languages.";
-        Ok(Section::new("By language").text(text).table(table).figure(chart.level("no gain", 0.0).draw()?))
-    }
-
-    fn endpoint_section(&self) -> Section {
-        let mut table = Table::new(["retrieval", "arm", "layer", "base", "accuracy@1", "gain", "p"]);
-        for g in self.gains.iter().filter(|g| g.endpoint != self.primary) {
-            table.row([
-                g.endpoint.in_words(),
-                g.arm.to_string(),
-                g.layer.clone(),
-                format!("{:.3}", g.base.value),
-                format!("{:.3}", g.accuracy),
-                format!("{:+.3}", g.gain.estimate),
-                format!("{:.4}", g.gain.p),
-            ]);
-        }
-        let text = "Secondary. Centred vectors are less the mean of their language, from all evaluated texts, or cross-fitted from other articles; they are compared with the base's centred ones alone. Each language over its own passages shows what was forgotten.";
-        Section::new("Other endpoints").text(text).table(table)
-    }
-
-    /// The untrained model by layer.
-    fn base_section(&self, arms: &[ArmRuns]) -> Result<Section, ReportError> {
-        let section = Section::new("The base by layer");
-        let Some(first) = arms.first() else { return Ok(section) };
-        let mut chart = LineChart::new("The base model, untrained, by layer", "blocks run", "accuracy@1");
-        for (vectors, layers) in &first.base.0.by_layer {
-            // The state behind the final norm has no place on the axis.
-            let points = layers.iter().filter_map(|(layer, accuracy)| Some((layer.parse().ok()?, *accuracy)));
-            chart = chart.series(vectors, points);
-        }
-        let text =
-            "On the test questions: the best layer of this picture is an oracle, which nothing here was chosen by.";
-        Ok(section.text(text).figure(chart.include_zero().draw()?))
-    }
-}
-
-/// Why a report could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum ReportError {
-    /// A chart could not be drawn.
-    #[error(transparent)]
-    Plot(#[from] PlotError),
-    /// The figures allow no statement.
-    #[error(transparent)]
-    Statistics(#[from] StatisticsError),
-}
-
-/// The control pairs, which nothing was chosen by.
-fn alignment_section(arms: &[ArmRuns]) -> Result<Section, ReportError> {
-    let mut table =
-        Table::new(["arm", "layer", "P@1 base", "P@1", "gain", "cosine base", "cosine", "shuffled base", "shuffled"]);
-    for arm in arms {
-        let Some(base) = arm.base.0.control.get(&arm.target) else { continue };
-        let words: Vec<&Words> = arm.runs.iter().filter_map(|(run, _)| run.control.get(&arm.target)).collect();
-        let hits: Vec<Vec<f64>> = words.iter().map(|w| w.hits()).collect();
-        let each: Vec<usize> = (0..base.ranks[0].len()).collect();
-        let gain = Difference::between(&hits, &[base.hits()], &each, &Bootstrap::default())?;
-        let accuracy = Difference::mean(&hits, &each, &Bootstrap::default())?;
-        let mean = |of: fn(&Words) -> f64| words.iter().map(|w| of(w)).sum::<f64>() / words.len() as f64;
-        table.row([
-            arm.arm.to_string(),
-            arm.target.clone(),
-            format!("{:.3}", base.precision_at_1()),
-            format!("{accuracy:.3}"),
-            format!("{:+.3}", gain.estimate),
-            format!("{:.3}", base.pair_cosine),
-            format!("{:.3}", mean(|w| w.pair_cosine)),
-            format!("{:.3}", base.shuffled_cosine),
-            format!("{:.3}", mean(|w| w.shuffled_cosine)),
-        ]);
-    }
-    let text = "Pairs never trained on and never chosen by, both directions, among the group's own words. Intervals from resampled pairs and seeds. The cosine of pairs alone says little: that of shuffled pairs stands beside it.";
-    Ok(Section::new("Words").text(text).table(table))
-}
-
-fn cost_section(arms: &[ArmRuns]) -> Section {
-    let mut table = Table::new([
-        "arm",
-        "parameters",
-        "steps",
-        "seconds",
-        "memory planned",
-        "loss",
-        "learning rate",
-        "rates tried (dev MRR)",
-        "perplexity base",
-        "perplexity",
-    ]);
-    for arm in arms {
-        let runs: Vec<&Run> = arm.runs.iter().map(|(run, _)| run).collect();
-        let Some(first) = runs.first() else { continue };
-        let mean = |of: &dyn Fn(&Run) -> Option<f64>| {
-            let values: Option<Vec<f64>> = runs.iter().map(|r| of(r)).collect();
-            values.map(|v| v.iter().sum::<f64>() / v.len() as f64)
-        };
-        let word = |value: Option<f64>, digits: usize| value.map_or("-".into(), |v| format!("{v:.digits$}"));
-        let rates: Vec<String> = arm.rates.iter().map(|(rate, mrr)| format!("{rate:e} ({mrr:.3})")).collect();
-        table.row([
-            arm.arm.to_string(),
-            first.parameters.to_string(),
-            first.steps.to_string(),
-            word(mean(&|r| Some(r.seconds)), 1),
-            format!("{:.2} GB", first.memory as f64 / 1e9),
-            word(mean(&|r| r.final_loss.map(f64::from)), 3),
-            first.learning_rate.map_or("-".into(), |rate| format!("{rate:e}")),
-            rates.join(", "),
-            word(arm.base.0.perplexity, 2),
-            word(mean(&|r| r.perplexity), 2),
-        ]);
-    }
-    Section::new("Training")
-        .text("The learning rate was chosen on the development pairs with the first seed, from as many for each arm.")
-        .table(table)
-}
-
-/// The gains as comma-separated text.
-pub fn csv(gains: &[Gain]) -> String {
-    let mut text = "data,view,paragraphs,vectors,passages,arm,layer,base,base_low,base_high,accuracy,low,high,gain,gain_low,gain_high,p,detectable,seeds\n".to_string();
-    for g in gains {
-        let Endpoint { data, view, paragraphs, vectors, passages } = &g.endpoint;
-        let numbers =
-            [g.base, g.accuracy, g.gain.estimate].map(|e| format!("{},{},{}", e.value, e.low, e.high)).join(",");
-        let Difference { p, detectable, seeds, .. } = g.gain;
-        text += &format!(
-            "{data},{view},{paragraphs},{vectors},{passages},{},{},{numbers},{p},{detectable},{seeds}\n",
-            g.arm, g.layer
-        );
-    }
-    text
 }

@@ -8,6 +8,8 @@ use crate::formats::pairs::Pair;
 use crate::llama::Layer;
 use crate::llama::adapters::Adapters;
 use crate::llama::model::Model;
+use crate::report::Figure;
+use crate::report::plot::{Histogram, PlotError};
 use crate::retrieval::embed::{EmbedError, Reading};
 use crate::retrieval::questions::Questions;
 use crate::retrieval::rows::{self, Row};
@@ -140,6 +142,25 @@ impl<'a> Gauge<'a> {
             }
         }
         Ok(changes)
+    }
+}
+
+impl Gauge<'_> {
+    /// Cosines before and after at the target layer, of the pairs and of words that do not translate each other.
+    pub fn histograms(&self, before: &Measured, after: &Measured) -> Result<Vec<Figure>, PlotError> {
+        let Some(place) = self.layers.iter().position(|l| *l == self.settings.target) else { return Ok(vec![]) };
+        let others = |a: &Alignment| a.cosines.iter().zip(&a.margins).map(|(c, m)| c - m).collect::<Vec<_>>();
+        let figure = |group: &str, before: &Alignment, after: &Alignment| {
+            Histogram::new(format!("Cosines of {group} pairs, layer {}", self.settings.target), "cosine")
+                .series("pairs before", before.cosines.iter().copied())
+                .series("shuffled before", others(before))
+                .series("pairs after", after.cosines.iter().copied())
+                .series("shuffled after", others(after))
+                .draw()
+        };
+        let groups = self.groups.iter().zip(&before.words).zip(&after.words);
+        let shown = groups.filter(|(((group, _), _), _)| *group != "dev");
+        shown.map(|(((group, _), before), after)| figure(group, &before[place], &after[place])).collect()
     }
 }
 

@@ -121,8 +121,8 @@ impl Summary {
         sentences.join(" ")
     }
 
-    /// The report of a run.
-    pub fn report(&self, history: &History) -> Result<Report, PlotError> {
+    /// The report of a run, with pictures of the words before and after.
+    pub fn report(&self, history: &History, of_words: Vec<Figure>) -> Result<Report, PlotError> {
         let mut report = Report::new(format!("kiungo train: {}", arm(&self.settings)), self.verdict());
         if let Some(collapse) = self.collapse.filter(|c| c.collapsed) {
             report.warnings.push(collapse.explanation());
@@ -132,7 +132,7 @@ impl Summary {
             .text("Intervals are 95 %, from resampled pairs. A margin is a pair's cosine less the mean cosine of its source word and the words that do not translate it: it rises only if pairs gain over others. P@1 is among the group's distinct words; a tie counts as wrong.")
             .table(words_table(&self.words))
             .table(tests_table(&self.words).caption("Paired t-tests of after less before"));
-        for figure in word_figures(history)? {
+        for figure in word_figures(history)?.into_iter().chain(of_words) {
             words = words.figure(figure);
         }
         report.sections.push(words);

@@ -1,5 +1,6 @@
 //! `kiungo compare` on the built-in model, words and questions.
 
+use super::more_passages;
 use assert_cmd::Command;
 use kiungo::training::builtin;
 use serde_json::Value;
@@ -21,7 +22,7 @@ fn compare(folder: &Path, arguments: &[&str]) -> std::process::Output {
         "--data",
         "in/xquad",
         "--distractors",
-        "in/xquad",
+        "in/more",
         "--base",
         "f32",
         "--output",
@@ -35,6 +36,7 @@ fn compare(folder: &Path, arguments: &[&str]) -> std::process::Output {
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     builtin::write_to(&folder.path().join("in"), builtin::SEED).unwrap();
+    more_passages(folder.path());
     fs::write(folder.path().join("text"), "maji ni uhai\nwater is life\n").unwrap();
     folder
 }

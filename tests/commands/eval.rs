@@ -1,5 +1,6 @@
 //! `kiungo eval` on the built-in model and questions.
 
+use super::more_passages;
 use assert_cmd::Command;
 use kiungo::training::builtin;
 use serde_json::Value;
@@ -19,6 +20,7 @@ fn kiungo(folder: &Path, arguments: &[&str]) -> std::process::Output {
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     builtin::write_to(&folder.path().join("in"), builtin::SEED).unwrap();
+    more_passages(folder.path());
     folder
 }
 
@@ -48,7 +50,7 @@ fn every_view_and_treatment_in_one_pass() {
         "--pairs",
         "in/words.sw-en.tsv",
         "--distractors",
-        "in/xquad",
+        "in/more",
         "--ranks",
         "ranks.tsv",
         "--json",

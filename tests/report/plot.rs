@@ -1,5 +1,5 @@
 use kiungo::report::Figure;
-use kiungo::report::plot::{IntervalChart, LineChart};
+use kiungo::report::plot::{HeatMap, Histogram, IntervalChart, LineChart};
 use kiungo::retrieval::statistics::Estimate;
 
 /// The texts of an SVG with their places.
@@ -127,4 +127,51 @@ fn intervals_show_each_estimate() {
     assert!(has(&figure, "es → en") && has(&figure, "chance"));
     assert!(figure.summary.contains("vi → en, base: 0.100 [0.050, 0.150]"), "{}", figure.summary);
     assert_inside(&figure);
+}
+
+#[test]
+fn a_heat_map_shows_each_value_in_its_place() {
+    let map = HeatMap::new("Gain", ["en", "ro"])
+        .row("lora@2", [Some(0.104), Some(-0.25)])
+        .row("shuffled", [None, Some(0.001)]);
+    let figure = map.clone().signed().draw().unwrap();
+    assert_inside(&figure);
+    let place = |text: &str| texts(&figure).into_iter().find(|t| t.2 == text).unwrap_or_else(|| panic!("{text}"));
+    assert_eq!(place("+10.4").0, place("en").0);
+    assert_eq!((place("−25.0").0, place("−25.0").1), (place("ro").0, place("lora@2").1));
+    assert_eq!(place("+0.1").1, place("shuffled").1);
+    assert!(has(&map.draw().unwrap(), "10.4"), "no sign unless asked for");
+    assert_eq!(figure.summary, "Gain. lora@2: en 0.104, ro -0.250; shuffled: ro 0.001.");
+    // The largest value has the strongest colour, and a missing one has none of the scale.
+    assert_eq!(figure.svg.matches("#D55E00").count(), 1);
+}
+
+#[test]
+fn odd_heat_maps_draw() {
+    let long = "a language with a very long name";
+    assert_inside(&HeatMap::new("t", Vec::<String>::new()).draw().unwrap());
+    let columns: Vec<String> = (0..13).map(|i| format!("{long} {i}")).collect();
+    let figure = HeatMap::new("t", columns).row(long, (0..20).map(|_| Some(f64::NAN))).row("", []).draw().unwrap();
+    assert_inside(&figure);
+    assert!(!figure.svg.contains("NaN"));
+    assert_inside(&HeatMap::new("t", ["a"]).row("zeros", [Some(0.0)]).draw().unwrap());
+}
+
+#[test]
+fn histograms_share_their_bins() {
+    let spread = (0..300).map(|i| f64::from(i) / 300.0);
+    let figure = Histogram::new("Cosines", "cosine")
+        .series("before", spread)
+        .series("after", [0.5, 0.5, f64::NAN])
+        .series("none", [])
+        .draw()
+        .unwrap();
+    assert_inside(&figure);
+    assert_eq!(figure.summary, "Cosines (cosine), means: before 0.498; after 0.500; none: no data.");
+    let corners = |part: &str| part.split('"').next().unwrap().split_whitespace().count();
+    let outlines = figure.svg.split("points=\"").skip(1).filter(|part| corners(part) > 40).count();
+    assert_eq!(outlines, 2, "one for each series with values");
+    for values in [vec![], vec![0.3], vec![0.3, 0.3], vec![f64::NAN]] {
+        assert_inside(&Histogram::new("t", "x").series("a", values).draw().unwrap());
+    }
 }

@@ -105,8 +105,13 @@ fn families_ask_what_they_say() {
     assert_eq!(of(Views::Pooled), [row("en > all", 6, 6), row("ro > all", 6, 6), row("all > all", 12, 6)]);
     let mut harder = collection.clone();
     harder.add_distractors(&collection);
-    let found: Vec<String> = views(&harder, Views::English).iter().map(|v| v.passages.clone()).collect();
-    assert_eq!(found, ["en", "en + 3"]);
+    let found =
+        |c: &Collection| -> Vec<String> { views(c, Views::English).iter().map(|v| v.passages.clone()).collect() };
+    assert_eq!(found(&harder), ["en"], "its own passages are no distractors: they would tie");
+    let mut others = collection.clone();
+    others.passages.iter_mut().for_each(|p| p.text += " and more");
+    harder.add_distractors(&others);
+    assert_eq!(found(&harder), ["en", "en + 3"]);
 }
 
 #[test]

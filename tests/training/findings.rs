@@ -1,7 +1,7 @@
 use kiungo::retrieval::ranks::{Ranks, Setting};
 use kiungo::retrieval::statistics::Bootstrap;
 use kiungo::training::arms::Arm;
-use kiungo::training::findings::{ArmRuns, Findings, Measured, Run, csv};
+use kiungo::training::findings::{ArmRuns, Findings, Measured, Run};
 use std::collections::BTreeMap;
 
 const QUESTIONS: usize = 240;
@@ -21,7 +21,10 @@ fn measured(layer: &str, right: usize) -> Measured {
             passages: "alone".into(),
         };
         let best = (0..QUESTIONS).map(|q| if (q * 7) % 10 < right { 1 } else { 5 }).collect();
-        all.insert(setting, Ranks { best, clusters: (0..QUESTIONS).map(|q| q / 5).collect() });
+        all.insert(
+            setting,
+            Ranks { best, clusters: (0..QUESTIONS).map(|q| q / 5).collect(), answers: QUESTIONS, candidates: 50 },
+        );
     }
     let run = Run {
         seed: 0,
@@ -36,6 +39,9 @@ fn measured(layer: &str, right: usize) -> Measured {
         control: BTreeMap::new(),
         perplexity: None,
         by_layer: BTreeMap::new(),
+        peak: None,
+        losses: vec![],
+        matrices: BTreeMap::new(),
     };
     (run, all)
 }
@@ -58,7 +64,7 @@ fn findings(lora: usize, full: usize) -> Findings {
 #[test]
 fn the_verdict_follows_from_the_intervals() {
     let better = findings(6, 4);
-    let duel = better.duel.as_ref().unwrap();
+    let duel = &better.duels[0];
     assert!((duel.accuracy.estimate.value - 0.2).abs() < 1e-12 && duel.accuracy.p < 1e-3);
     assert!(better.verdict.contains(": lora@2 retrieves better."), "{}", better.verdict);
     assert!(findings(4, 6).verdict.contains(": full@final retrieves better."));
@@ -68,5 +74,5 @@ fn the_verdict_follows_from_the_intervals() {
     assert_eq!((better.primary.view.as_str(), better.primary.paragraphs.as_str()), ("english", "en"));
     assert_eq!(better.languages.len(), 4);
     assert!(better.languages.iter().all(|l| l.holm >= l.gain.p));
-    assert_eq!(csv(&better.gains).lines().count(), 1 + 4);
+    assert_eq!(better.gains_csv().unwrap().lines().count(), 1 + 4);
 }

@@ -206,6 +206,7 @@ impl Train {
                 None => println!("note: weights that were random when training began are not saved"),
             },
         }
+        let histograms = gauge.histograms(&before, &after)?;
         let summary = Summary {
             version: env!("CARGO_PKG_VERSION"),
             device: common::device_in_words(&device),
@@ -221,7 +222,7 @@ impl Train {
             questions_after: after.questions,
             notes: prepared.notes(),
         };
-        let report = summary.report(&history)?;
+        let report = summary.report(&history, histograms)?;
         folder.finish(&summary, &report)?;
         println!("{}", report.to_text());
         println!("final hash: {}", summary.hash);

@@ -1,6 +1,8 @@
 use super::axis::Axis;
 use super::line::short;
-use super::{Area, Drawn, Figure, GREY, GRID, Key, PlotError, Stroke, colour, picture, text_style, text_width};
+use super::{
+    Area, Drawn, Figure, GREY, GRID, Key, PlotError, Stroke, colour, picture, shorten, text_style, text_width,
+};
 use crate::retrieval::statistics::Estimate;
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
@@ -107,7 +109,7 @@ impl IntervalChart {
             }
             let middle = (row as u32 * self.row_height() + self.row_height() / 2) as i32;
             let at = (left - 16, middle);
-            area.draw(&Text::new(shorten(label), at, text_style(super::INK, HPos::Right)))?;
+            area.draw(&Text::new(shorten(label, WIDEST_LABEL), at, text_style(super::INK, HPos::Right)))?;
         }
         for (row, series, e) in
             self.estimates().filter(|(_, _, e)| [e.low, e.value, e.high].iter().all(|v| v.is_finite()))
@@ -130,19 +132,4 @@ impl IntervalChart {
         let all: Vec<String> = self.estimates().map(one).collect();
         format!("{} ({}): {}.", self.title, self.x_label, all.join("; "))
     }
-}
-
-/// A label that fits beside the axis.
-fn shorten(label: &str) -> String {
-    if text_width(label) <= WIDEST_LABEL {
-        return label.into();
-    }
-    let mut short = String::new();
-    for c in label.chars() {
-        if text_width(&short) + text_width("……") > WIDEST_LABEL {
-            return short + "…";
-        }
-        short.push(c);
-    }
-    short
 }

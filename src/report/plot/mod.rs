@@ -1,11 +1,15 @@
-//! Charts as SVG: lines over steps, epochs or layers, and values with their intervals.
+//! Charts as SVG: lines over steps, epochs or layers, histograms, heat maps, and values with their intervals.
 //!
 //! Charts are drawn at twice the size that pages show them, since plotters rounds coordinates to whole pixels.
 
 mod axis;
+mod heat;
+mod histogram;
 mod interval;
 mod line;
 
+pub use heat::HeatMap;
+pub use histogram::Histogram;
 pub use interval::IntervalChart;
 pub use line::LineChart;
 
@@ -96,7 +100,6 @@ fn picture(
     let mut svg = String::new();
     let drawn = || -> Drawn {
         let root = SVGBackend::with_string(&mut svg, (WIDTH, header as u32 + body_height)).into_drawing_area();
-        root.fill(&WHITE)?;
         for (i, line) in titles.iter().enumerate() {
             let style = ("sans-serif", 1.24 * TITLE, FontStyle::Bold).into_font().color(&INK);
             root.draw(&Text::new(line.clone(), (MARGIN, MARGIN + i as i32 * LINE_HEIGHT), style))?;
@@ -152,4 +155,19 @@ fn text_style(colour: RGBColor, horizontal: HPos) -> TextStyle<'static> {
 /// Width of a text in pixels, about: an SVG's fonts are the reader's.
 fn text_width(text: &str) -> i32 {
     (0.58 * TEXT * text.width() as f64).ceil() as i32
+}
+
+/// A text of at most `width` pixels, about.
+fn shorten(text: &str, width: i32) -> String {
+    if text_width(text) <= width {
+        return text.into();
+    }
+    let mut short = String::new();
+    for c in text.chars() {
+        if text_width(&short) + text_width("……") > width {
+            return short + "…";
+        }
+        short.push(c);
+    }
+    short
 }
