@@ -133,6 +133,8 @@ impl Tokenizer {
         let path = folder.join(FILE);
         let read = |message: String| TokenizerError::Read { path: path.clone(), message };
         let bytes = std::fs::read(&path).map_err(|e| read(e.to_string()))?;
+        // The library panics where JSON ends to be JSON inside its decoder's settings.
+        serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|e| read(e.to_string()))?;
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| read(e.to_string()))?;
         // Files in the wild hold the settings of their last training; sequences here are packed and cut by `encode`.
         inner.with_padding(None);

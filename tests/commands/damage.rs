@@ -262,6 +262,11 @@ fn cases() -> Vec<(&'static str, Damage, &'static str)> {
         ),
         (
             TOKENIZER,
+            Bytes(|_| text(r#"{"version": "1.0", "decoder": x}"#)),
+            "DIR/in/model/tokenizer.json: expected value at line 1 column 31; expected a tokenizer.json as Hugging Face's tokenizers library writes it",
+        ),
+        (
+            TOKENIZER,
             Gone,
             "DIR/in/model/tokenizer.json: No such file or directory (os error 2); expected a tokenizer.json as Hugging Face's tokenizers library writes it",
         ),
