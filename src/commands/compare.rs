@@ -339,14 +339,15 @@ impl Lab {
         for (i, (questions, views_here)) in self.sets.iter().enumerate() {
             let collection = &questions.collection;
             let vectors = questions.embed(model, adapters, &readings(&scored.layers), |n| bar.inc(n as u64))?;
-            let judged = judge(collection, &vectors, views_here, &scored.treatments, &scored.maps)?;
+            let judged = judge(&model.device, collection, &vectors, views_here, &scored.treatments, &scored.maps)?;
             if i == 0 && scored.layers.len() > scored.kept.len() {
                 run.by_layer = by_layer(&judged);
             }
             if i == 0 {
                 let all = views(collection, Views::Matrix);
                 let vectors = vectors.only(&readings(&scored.targets));
-                run.matrices = matrices(&judge(collection, &vectors, &all, &[Treatment::Plain], &HashMap::new())?);
+                run.matrices =
+                    matrices(&judge(&model.device, collection, &vectors, &all, &[Treatment::Plain], &HashMap::new())?);
             }
             let is_kept = |j: &Judged| j.reading.is_none_or(|r| scored.kept.contains(&r.layer));
             let judged: Vec<Judged> = judged.into_iter().filter(is_kept).collect();

@@ -3,6 +3,7 @@
 use super::common::TextBar;
 use super::inputs;
 use super::reader::{Opened, Reader, ReaderArgs};
+use crate::device::Device;
 use crate::formats::output::{self, NewFile};
 use crate::formats::pairs;
 use crate::llama::Layer;
@@ -88,13 +89,14 @@ impl Eval {
         }
         let encode = reader.encoding();
         let sets = collections.into_iter().map(|c| Questions::new(c, &encode)).collect::<Result<Vec<_>, _>>()?;
-        let Some((vectors, maps)) = self.vectors(&reader, &sets)? else { return Ok(()) };
+        let device = reader.device()?;
+        let Some((vectors, maps)) = self.vectors(&reader, &device, &sets)? else { return Ok(()) };
 
         let mut all = vec![];
         let mut ranks_out = self.ranks.as_deref().map(ranks_file).transpose()?;
         for (set, vectors) in sets.iter().zip(&vectors) {
             let views: Vec<View> = self.views.iter().flat_map(|&family| views(&set.collection, family)).collect();
-            let judged = judge(&set.collection, vectors, &views, &self.treatments(), &maps)?;
+            let judged = judge(&device, &set.collection, vectors, &views, &self.treatments(), &maps)?;
             all.extend(rows::rows(&set.collection, &judged, &Bootstrap::default())?);
             if let (Some((path, out)), false) = (&mut ranks_out, judged.is_empty()) {
                 ranks::write(&set.collection, &judged, out).with_context(|| path.display().to_string())?;
@@ -159,13 +161,12 @@ impl Eval {
     }
 
     /// The vectors of every set, made or read, and the maps that were asked for. None for a dry run.
-    fn vectors(&self, reader: &Reader, sets: &[Questions]) -> Result<Option<(Vec<Vectors>, Maps)>> {
+    fn vectors(&self, reader: &Reader, device: &Device, sets: &[Questions]) -> Result<Option<(Vec<Vectors>, Maps)>> {
         let readings = reader.readings();
-        let device = reader.device()?;
         let files: Vec<Option<(PathBuf, BTreeMap<String, String>)>> = match &self.embeddings {
             None => sets.iter().map(|_| None).collect(),
             Some(folder) => {
-                let made_with = reader.made_with(&device)?;
+                let made_with = reader.made_with(device)?;
                 sets.iter().map(|set| Some(file_of(folder, &made_with, set))).collect()
             }
         };
@@ -179,7 +180,7 @@ impl Eval {
         let lists: Vec<Vec<&[u32]>> = missing.chain(of_pairs).collect();
         let opened = match lists.is_empty() {
             true => None,
-            false => Some(reader.open(&device, &lists)?),
+            false => Some(reader.open(device, &lists)?),
         };
         if let Some(None) = opened {
             return Ok(None);

@@ -200,9 +200,11 @@ pub struct Judged<'a> {
     pub scores: Scores,
 }
 
-/// Scores views under every reading of `vectors` and every treatment. `maps` holds those of [`Treatment::Procrustes`] and
-/// [`Treatment::Ridge`], one a reading; they apply to questions in other languages over English passages.
+/// Scores views under every reading of `vectors` and every treatment; `device` takes the products. `maps` holds those of
+/// [`Treatment::Procrustes`] and [`Treatment::Ridge`], one a reading; they apply to questions in other languages over English
+/// passages.
 pub fn judge<'a>(
+    device: &Device,
     collection: &Collection,
     vectors: &Vectors,
     views: &'a [View],
@@ -226,7 +228,7 @@ pub fn judge<'a>(
             for (within, passages) in sides.into_iter().filter_map(|(within, p)| Some((within, p?))) {
                 let sides = Sides::new(collection, &questions, passages, treatment);
                 for view in views.iter().filter(|view| !is_map || view.to_english) {
-                    let scores = sides.score(view)?;
+                    let scores = sides.score(device, view)?;
                     judged.push(Judged { view, reading: Some(reading), treatment, within, scores });
                 }
             }
@@ -269,14 +271,14 @@ impl<'a> Sides<'a> {
         }
     }
 
-    fn score(&self, view: &View) -> Result<Scores, ScoreError> {
+    fn score(&self, device: &Device, view: &View) -> Result<Scores, ScoreError> {
         let Sides { questions, passages, treatment } = self;
         let search = |asked: &[usize], relevant: &[Vec<usize>], without: Option<usize>| {
             let side = |side: &Side, rows: &[usize]| match treatment {
                 Treatment::Centred | Treatment::CrossFitted => side.centred(rows, without),
                 _ => side.rows.select(rows),
             };
-            Scores::of(&Device::Cpu, &side(questions, asked), &side(passages, &view.candidates), relevant)
+            Scores::of(device, &side(questions, asked), &side(passages, &view.candidates), relevant)
         };
         if *treatment != Treatment::CrossFitted {
             return search(&view.asked, &view.relevant, None);

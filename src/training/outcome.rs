@@ -120,7 +120,7 @@ impl<'a> Gauge<'a> {
             let vectors = set
                 .embed(model, adapters, &readings, &progress)
                 .map_err(|error| MeasureError::Embed { data: collection.name.clone(), error })?;
-            let judged = judge(collection, &vectors, &views, &[Treatment::Plain], &HashMap::new())?;
+            let judged = judge(&model.device, collection, &vectors, &views, &[Treatment::Plain], &HashMap::new())?;
             all.extend(rows::rows(
                 collection,
                 &judged,

@@ -74,7 +74,7 @@ fn mteb_and_trec_agree() {
     };
     let views = views(&collection, Views::Mteb);
     let all = vectors(questions.clone(), paragraphs.clone());
-    let judged = judge(&collection, &all, &views, &[Treatment::Plain], &HashMap::new()).unwrap();
+    let judged = judge(&Device::Cpu, &collection, &all, &views, &[Treatment::Plain], &HashMap::new()).unwrap();
     assert_eq!(judged.len(), 1);
     assert_eq!(judged[0].view.candidates.len(), 17);
     compare("mteb", &judged[0].scores);
@@ -119,7 +119,7 @@ fn language_bias_is_seen_and_centring_takes_it_out() {
     let collection = two_languages();
     let pooled = views(&collection, Views::Pooled);
     let treatments = [Treatment::Plain, Treatment::Centred, Treatment::CrossFitted];
-    let judged = judge(&collection, &aligned(3.0), &pooled, &treatments, &HashMap::new()).unwrap();
+    let judged = judge(&Device::Cpu, &collection, &aligned(3.0), &pooled, &treatments, &HashMap::new()).unwrap();
     let rows = rows(&collection, &judged, &Bootstrap::default()).unwrap();
     let all: Vec<_> = rows.iter().filter(|r| r.questions == "all").collect();
     assert_eq!(all.iter().map(|r| r.treatment).collect::<Vec<_>>(), treatments);
@@ -140,7 +140,7 @@ fn cross_fitted_means_leave_the_own_article_out() {
     let random = |n: usize, rng: &mut _| normal(rng, n * 6).chunks(6).flat_map(unit).collect::<Vec<f32>>();
     let all =
         vectors(Embeddings::new(random(12, &mut rng), 6).unwrap(), Embeddings::new(random(6, &mut rng), 6).unwrap());
-    let judged = judge(&collection, &all, &english, &[Treatment::CrossFitted], &HashMap::new()).unwrap();
+    let judged = judge(&Device::Cpu, &collection, &all, &english, &[Treatment::CrossFitted], &HashMap::new()).unwrap();
     // By hand, in float64: for a question, the means are of rows of the same language and role in the other article.
     let centred = |rows: &Embeddings, of: &dyn Fn(usize) -> (usize, usize), i: usize, article: usize| -> Vec<f64> {
         let others: Vec<usize> = (0..rows.len()).filter(|&j| of(j).0 == of(i).0 && of(j).1 != article).collect();
@@ -167,7 +167,8 @@ fn every_rank_is_written_and_tables_show_what_differs() {
     let collection = two_languages();
     let all: Vec<_> = [Views::English, Views::Own].iter().flat_map(|&f| views(&collection, f)).collect();
     let judged =
-        judge(&collection, &aligned(0.5), &all, &[Treatment::Plain, Treatment::Bm25], &HashMap::new()).unwrap();
+        judge(&Device::Cpu, &collection, &aligned(0.5), &all, &[Treatment::Plain, Treatment::Bm25], &HashMap::new())
+            .unwrap();
     let mut out = ranks::HEADER.as_bytes().to_vec();
     ranks::write(&collection, &judged, &mut out).unwrap();
     let text = String::from_utf8(out).unwrap();
