@@ -17,6 +17,18 @@ __device__ __forceinline__ void store_16(void* address, uint4 value) {
     *static_cast<uint4*>(address) = value;
 }
 
+// The same to global memory alone, in one piece whatever stands around it: among other work the compiler cuts the store above
+// into words.
+__device__ __forceinline__ void store_16_global(void* address, uint4 value) {
+#ifdef KIUNGO_EMULATOR
+    store_16(address, value);
+#else
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(address)), "r"(value.x), "r"(value.y),
+                 "r"(value.z), "r"(value.w)
+                 : "memory");
+#endif
+}
+
 // at[0] = min(at[0], value): the same whoever comes first.
 __device__ __forceinline__ void atomic_min(uint64_t* at, uint64_t value) {
 #ifdef KIUNGO_EMULATOR

@@ -34,10 +34,19 @@ __device__ __forceinline__ uint4 rounding_bits(const AdamwParams& p, uint32_t st
                   make_uint2(p.seed_low, p.seed_high));
 }
 
+// Eight elements of which all are there: each 16 bytes in one piece, whatever stands around them.
+template <class T> __device__ __forceinline__ void store_all(Whole, T* y, uint64_t i, uint64_t, const Packed<T>& e) {
+#pragma unroll
+    for (int j = 0; j < (int)sizeof(T) / 2; j++) store_16_global(y + i + j * (16 / sizeof(T)), e.words[j]);
+}
+template <class T> __device__ __forceinline__ void store_all(Ragged kind, T* y, uint64_t i, uint64_t count, const Packed<T>& e) {
+    store_packed(kind, y, i, count, e);
+}
+
 // Stores eight elements: as they are, or rounded at random.
 template <class Kind>
 __device__ __forceinline__ void store_rounded(Kind kind, float* y, const AdamwParams& p, uint32_t, Rounded, uint64_t i, const Eight& e) {
-    store_eight(kind, y, i, p.count, e);
+    store_all(kind, y, i, p.count, packed<float>(e));
 }
 template <class Kind>
 __device__ __forceinline__ void store_rounded(Kind kind, bf16* y, const AdamwParams& p, uint32_t step, Rounded array, uint64_t i, const Eight& e) {
@@ -58,14 +67,14 @@ __device__ __forceinline__ void store_rounded(Kind kind, bf16* y, const AdamwPar
     uint32_t pairs[4];
 #pragma unroll
     for (int j = 0; j < 4; j++) pairs[j] = __byte_perm(sums[2 * j], sums[2 * j + 1], 0x7632);
-    store_packed(kind, y, i, p.count, {{make_uint4(pairs[0], pairs[1], pairs[2], pairs[3])}});
+    store_all(kind, y, i, p.count, Packed<bf16>{{make_uint4(pairs[0], pairs[1], pairs[2], pairs[3])}});
 }
 
 // A copy of the new weights in the type that the forward pass reads, if one is asked for.
 template <class Kind> __device__ __forceinline__ void store_copy(Kind kind, const AdamwParams& p, uint64_t i, const Eight& w) {
     if (!p.copy) return;
-    if (p.copy_is_bf16) store_eight(kind, reinterpret_cast<bf16*>(p.copy), i, p.count, w);
-    else store_eight(kind, reinterpret_cast<float*>(p.copy), i, p.count, w);
+    if (p.copy_is_bf16) store_all(kind, reinterpret_cast<bf16*>(p.copy), i, p.count, packed<bf16>(w));
+    else store_all(kind, reinterpret_cast<float*>(p.copy), i, p.count, packed<float>(w));
 }
 
 // Adds what all threads of the block bring to the block's sum of squares, if they are wanted.
