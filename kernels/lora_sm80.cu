@@ -5,19 +5,11 @@
 #include "ptx/memory.cuh"
 #include "tile/fragment.cuh"
 #include "tile/philox.cuh"
+#include "tile/split.cuh"
 #include "tile/vector.cuh"
 
 constexpr int THREADS = 128;
 constexpr int DEPTH = 64;  // of the sum a stage
-
-// A float as two bf16.
-struct Split {
-    bf16 high, low;
-    __device__ __forceinline__ explicit Split(float x) {
-        high = __float2bfloat16(x);
-        low = __float2bfloat16(x - __bfloat162float(high));
-    }
-};
 
 // A part of a small f32 matrix in shared memory, split: ROWS of it by DEPTH of the sum, zeros beyond the matrix.
 // K_MAJOR: lines in memory, and here, run along the sum.
@@ -144,18 +136,6 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
         }
     }
 };
-
-// Writes element i of a matrix of `rank` columns as h + l to its row of h, l, h (left) or h, h, l, and zeros: the product of
-// two such rows is that of their values, but for that of what both left over.
-__device__ __forceinline__ void split_row(uint64_t rows, uint32_t i, uint32_t rank, uint32_t width, float x, bool left) {
-    const Split split(x);
-    const uint32_t column = i % rank;
-    bf16* row = reinterpret_cast<bf16*>(rows) + (size_t)(i / rank) * width;
-    row[column] = split.high;
-    row[column + rank] = left ? split.low : split.high;
-    row[column + 2 * rank] = left ? split.high : split.low;
-    for (uint32_t j = 3 * rank + column; j < width; j += rank) row[j] = from_float<bf16>(0.0f);
-}
 
 // out[m, n], or its transpose, = or += scale times the sum of the partial sums, in their order. The blocks behind those
 // that this takes split a factor, for the product that takes it as more of k (gemm_sm90.cu).

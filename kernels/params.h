@@ -294,6 +294,32 @@ typedef struct LoraSumParams {
     LoraSplitParams factor;  /* by the blocks behind those that sum; no rows: none */
 } LoraSumParams;
 
+/* lora_sm90.cu: lora_sides splits the factors, and clears the counters */
+typedef struct LoraSidesParams {
+    uint64_t a;        /* float [rank, k] */
+    uint64_t a_split;  /* bf16 [2 half, k]: h, zeros up to half; l, zeros */
+    LoraSplitParams b;
+    uint64_t ready;    /* uint32 [tiles] */
+    uint32_t tiles;
+    uint32_t k;
+    uint32_t half;
+    uint32_t unused;
+} LoraSidesParams;
+
+/* The layer with its adapter; more_a and more_b are left and LoraSidesParams' b */
+typedef struct LoraSm90Params {
+    GemmSm90Params gemm;
+    TensorMap factor;  /* LoraSidesParams' a_split, boxes of half rows */
+    uint64_t s;        /* float [m, rank], out */
+    uint64_t left;     /* bf16 [m, width], out: scale s as two bf16 h + l, in rows of h, l, h, zeros */
+    uint64_t ready;    /* uint32 [tiles of 128 rows, an even number]: warpgroups whose rows of left are there, of 2 */
+    uint32_t rank;
+    uint32_t width;
+    uint32_t takers;   /* clusters that make s */
+    float scale;
+    uint32_t unused[6];
+} LoraSm90Params;
+
 /* swiglu.cu, 8 elements a thread */
 typedef struct SwigluParams {
     uint64_t gate;

@@ -343,6 +343,42 @@ pub struct LoraSumParams {
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct LoraSidesParams {
+    pub a: u64,
+    pub a_split: u64,
+    pub b: LoraSplitParams,
+    pub ready: u64,
+    pub tiles: u32,
+    pub k: u32,
+    pub half: u32,
+    pub unused: u32,
+}
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct LoraSm90Params {
+    pub gemm: GemmSm90Params,
+    pub factor: TensorMap,
+    pub s: u64,
+    pub left: u64,
+    pub ready: u64,
+    pub rank: u32,
+    pub width: u32,
+    pub takers: u32,
+    pub scale: f32,
+    pub unused: [u32; 6usize],
+}
+impl Default for LoraSm90Params {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
 pub struct SwigluParams {
     pub gate: u64,
     pub up: u64,

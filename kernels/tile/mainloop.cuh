@@ -89,7 +89,7 @@ template <int BM, int BN, int STAGES, int SHARES, bool A_K_MAJOR, bool B_K_MAJOR
         release(before);
     }
 
-  private:
+    // A warp has done with a stage.
     __device__ __forceinline__ void release(uint32_t stage) {
         const uint32_t lane = threadIdx.x % 32;
         if constexpr (SHARES == 1) {

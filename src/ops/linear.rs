@@ -29,7 +29,7 @@
 //! # Ok::<(), kiungo::ops::OpError>(())
 //! ```
 
-mod fused;
+pub(super) mod fused;
 
 use super::Result;
 use super::check::{Allowed, Check, F32, FLOAT};

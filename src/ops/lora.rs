@@ -28,6 +28,7 @@
 
 mod cuda;
 mod sm80;
+mod sm90;
 
 use super::Result;
 use super::check::{Allowed, Check, F32, FLOAT};
@@ -126,7 +127,7 @@ pub fn forward(x: &Tensor, factors: &Factors, s: &mut Tensor, y: &mut Tensor) ->
 /// - `y`: `[tokens, out]`, of `x`'s type, overwritten
 ///
 /// On a Hopper GPU one product makes y, `[x | scale s] [W | B]^T`, rounded once; elsewhere [`linear::forward`] and then
-/// [`forward`]. The one product needs `6 * (rank + 3) * (tokens + out)` bytes of the workspace beside the layer's.
+/// [`forward`]. The one product needs [`linear_workspace`] bytes of the workspace.
 pub fn linear(x: &Tensor, weight: &Weight, factors: &Factors, s: &mut Tensor, y: &mut Tensor) -> Result {
     let check = Check::new("lora", x);
     let [rank, inputs, outputs] = factors.check(&check)?;

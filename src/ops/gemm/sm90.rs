@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 const SLAB: usize = 64;
 
 /// compute-sanitizer's initcheck does not see what the copy engine writes. Where this is set, threads store all results.
-static DIRECT_STORES: LazyLock<bool> = LazyLock::new(|| std::env::var_os("KIUNGO_DIRECT_STORES").is_some());
+pub static DIRECT_STORES: LazyLock<bool> = LazyLock::new(|| std::env::var_os("KIUNGO_DIRECT_STORES").is_some());
 
 /// The launch for a product of bf16 with at least one element and one step of k.
 pub fn gemm(
@@ -49,16 +49,19 @@ pub fn gemm_and_more(
     if tile.schedule != Schedule::Persistent {
         return Ok(None);
     }
-    let mut launch = launch(multiprocessors, Layout::Nt, [m, n, k], (tile, splits), a, b, c, false)?;
+    let launch = launch(multiprocessors, Layout::Nt, [m, n, k], (tile, splits), a, b, c, false)?;
+    Ok(Some(with_more(launch, tile, [m, n, k], more)))
+}
+
+/// A launch of a persistent tile with another product to be added.
+pub fn with_more(mut launch: Launch, tile: &Tile, [m, n, _]: [usize; 3], more: &More) -> Launch {
     let at = offset_of!(GemmSm90Params, more);
     launch.params[at..at + 4].copy_from_slice(&(more.k.div_ceil(DEPTH) as u32).to_ne_bytes());
     let map = |address, rows, block| TensorMap { address, shape: [rows, more.k], block: [block, DEPTH] };
     let a_rows = tile.size[0].min(m.next_multiple_of(8));
-    Ok(Some(
-        launch
-            .tensor_map(offset_of!(GemmSm90Params, more_a), map(more.a, m, a_rows))
-            .tensor_map(offset_of!(GemmSm90Params, more_b), map(more.b, n, tile.size[1] / SHARES)),
-    ))
+    launch
+        .tensor_map(offset_of!(GemmSm90Params, more_a), map(more.a, m, a_rows))
+        .tensor_map(offset_of!(GemmSm90Params, more_b), map(more.b, n, tile.size[1] / SHARES))
 }
 
 /// The launch with this tile and so many parts of k.

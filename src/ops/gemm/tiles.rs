@@ -69,6 +69,11 @@ impl Tile {
         (self.size[0] / 64 * 128 + loader) as u32
     }
 
+    /// Microseconds of a step of [`DEPTH`].
+    pub fn step(&self) -> f64 {
+        self.step
+    }
+
     /// Dynamic shared memory, bytes.
     pub fn shared_bytes(&self) -> u32 {
         let staging = if self.schedule == Schedule::Persistent { STAGING_BYTES } else { 0 };

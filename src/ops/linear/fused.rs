@@ -156,8 +156,9 @@ impl Many {
     }
 }
 
-/// The kernel for many tokens that takes less time than dequantising the weight and the product with it.
-fn many(gpu: &Gpu, sizes: [usize; 3]) -> Option<&'static Many> {
+/// The kernel for many tokens that takes less time, by `margin` microseconds, than dequantising the weight and the product
+/// with it.
+fn many(gpu: &Gpu, sizes: [usize; 3], margin: f64) -> Option<&'static Many> {
     const DEQUANTIZE: f64 = 5.0;
     const BYTES: f64 = 2.8e6;
     let [_, outputs, inputs] = sizes;
@@ -169,7 +170,15 @@ fn many(gpu: &Gpu, sizes: [usize; 3]) -> Option<&'static Many> {
         MANY.iter().map(|many| (many, many.time(multiprocessors, sizes))).min_by(|a, b| a.1.total_cmp(&b.1))?;
     // Half a byte and a sixteenth of an absmax read, two bytes written.
     let dequantize = DEQUANTIZE + (outputs * inputs) as f64 * (0.5 + 4.0 / 64.0 + 2.0) / BYTES;
-    (time < dequantize + tiles::time(multiprocessors, sizes)).then_some(many)
+    (time + margin < dequantize + tiles::time(multiprocessors, sizes)).then_some(many)
+}
+
+/// True where [`forward`] is faster than dequantising the weight and the product with it by so many microseconds at least,
+/// for more tokens than a GPU takes few of.
+pub fn wins_by(gpu: &Gpu, tokens: usize, weight: &Nf4Tensor, margin: f64) -> bool {
+    let [outputs, inputs] = weight.shape;
+    let double = matches!(weight.scales, Scales::Double { .. });
+    inputs.is_multiple_of(if double { DEPTH } else { BLOCK }) && many(gpu, [tokens, outputs, inputs], margin).is_some()
 }
 
 /// The launch of `y = x W^T`, or None where the dequantised weight is the better way, or the only one.
@@ -181,7 +190,7 @@ pub fn forward(gpu: &Gpu, x: &Tensor, weight: &Nf4Tensor, y: &Tensor) -> Result<
         return Ok(None);
     }
     let few = KERNELS.iter().find(|k| x.rows() <= k.tokens);
-    let many = if few.is_none() { many(gpu, [x.rows(), outputs, inputs]) } else { None };
+    let many = if few.is_none() { many(gpu, [x.rows(), outputs, inputs], 0.0) } else { None };
     if few.is_none() && many.is_none() {
         return Ok(None);
     }

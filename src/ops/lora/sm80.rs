@@ -4,12 +4,13 @@
 //! adds up in a fixed order.
 
 use super::Factors;
+use super::sm90::Adapted;
 use crate::device::{DType, Gpu, Launch, Tensor};
 use crate::ops::Result;
 use crate::ops::gemm::cuda::HOPPER;
 use crate::ops::gemm::sm90::{More, gemm_and_more};
 use crate::ops::gemm::{Layout, gemm};
-use crate::ops::linear::Weight;
+use crate::ops::linear::{Weight, fused};
 use crate::ops::params::{DropoutParams, LoraParams, LoraSplitParams, LoraSumParams, LoraThinParams};
 
 const THREADS: u32 = 128;
@@ -82,12 +83,16 @@ pub fn linear(gpu: &Gpu, x: &Tensor, weight: &Weight, factors: &Factors, s: &Ten
     if few || matches!(weight, Weight::Dense(w) if w.dtype() != DType::Bf16) {
         return Ok(false);
     }
+    if let Weight::Nf4(codes) = weight
+        && fused::wins_by(gpu, tokens, codes, up_microseconds(tokens, outputs))
+    {
+        return Ok(false);
+    }
     let (rank, dropout) = (factors.a.rows(), factors.dropout_params()?);
-    let down = Thin { kernels: DOWN, left: x, right: factors.a, out: s, sizes: [tokens, rank, inputs], dropout };
     // What the two sides of the second product are, behind the dequantised weight and the partial sums.
     let width = width(rank);
-    let [first, left_bytes, right_bytes] = linear_parts(gpu, tokens, weight, rank);
-    let left = gpu.workspace(first + left_bytes + right_bytes)? + first as u64;
+    let parts @ [first, left_bytes, right_bytes, _] = linear_parts(gpu, tokens, weight, rank);
+    let left = gpu.workspace(parts.iter().sum())? + first as u64;
     let right = left + left_bytes as u64;
     let factor = LoraSplitParams {
         x: factors.b.address()?,
@@ -97,10 +102,17 @@ pub fn linear(gpu: &Gpu, x: &Tensor, weight: &Weight, factors: &Factors, s: &Ten
         width: width as u32,
         unused: 0,
     };
-    down.launch(gpu, dropout.scale, Store::Replace, Some(Sides { left, scale: factors.scale, factor }))?;
     let sizes = [tokens, outputs, inputs];
     let more = More { a: left, b: right, k: width };
     let multiprocessors = gpu.multiprocessors() as usize;
+    if let Some(adapted) = Adapted::choose(multiprocessors, sizes, factors) {
+        let scratch = right + right_bytes as u64;
+        return weight
+            .with_dense(|w| adapted.launch(gpu, [x, w, s, y], factors, factor, &more, scratch))
+            .map(|()| true);
+    }
+    let down = Thin { kernels: DOWN, left: x, right: factors.a, out: s, sizes: [tokens, rank, inputs], dropout };
+    down.launch(gpu, dropout.scale, Store::Replace, Some(Sides { left, scale: factors.scale, factor }))?;
     weight.with_dense(|w| match gemm_and_more(multiprocessors, sizes, x, w, y, &more)? {
         Some(launch) => Ok(gpu.launch(&launch)?),
         None => {
@@ -109,6 +121,13 @@ pub fn linear(gpu: &Gpu, x: &Tensor, weight: &Weight, factors: &Factors, s: &Ten
         }
     })?;
     Ok(true)
+}
+
+/// About what a wide product takes that adds to y.
+fn up_microseconds(tokens: usize, outputs: usize) -> f64 {
+    const START: f64 = 6.0;
+    const BYTES: f64 = 2.5e6;
+    START + (2 * tokens * outputs * DType::Bf16.size()) as f64 / BYTES
 }
 
 /// What the two sides of the second product of [`linear`] are made of, beside the sums: where these go, and the factor.
@@ -157,12 +176,14 @@ fn width(rank: usize) -> usize {
     (3 * rank).next_multiple_of(8)
 }
 
-/// What [`linear`] takes of the workspace: for the layer and the partial sums, and for the sides of its second product.
-pub fn linear_parts(gpu: &Gpu, tokens: usize, weight: &Weight, rank: usize) -> [usize; 3] {
+/// What [`linear`] takes of the workspace: for the layer and the partial sums, for the sides of its second product, and for
+/// what one launch of both needs.
+pub fn linear_parts(gpu: &Gpu, tokens: usize, weight: &Weight, rank: usize) -> [usize; 4] {
     let [outputs, inputs] = [weight.shape()[0], weight.shape()[1]];
     let first = weight.workspace_bytes().max(partial_bytes(gpu, [tokens, rank, inputs]));
     let side = |n: usize| n * width(rank) * DType::Bf16.size();
-    [first, side(tokens), side(outputs)].map(|bytes| bytes.next_multiple_of(ALIGNMENT))
+    [first, side(tokens), side(outputs), Adapted::scratch_bytes(tokens, inputs, rank)]
+        .map(|bytes| bytes.next_multiple_of(ALIGNMENT))
 }
 
 fn partial_bytes(gpu: &Gpu, sizes @ [m, rank, _]: [usize; 3]) -> usize {
