@@ -16,8 +16,8 @@ const EIGHT: usize = 8;
 const ROWS: usize = 128;
 /// Places for ranks that kernels have, for each half of the split factor.
 const RANKS: [usize; 2] = [32, 64];
-/// Microseconds of a step of k of a tile of s.
-const STEP: f64 = 0.33;
+/// Microseconds of a step of k of a tile of s, for each of them.
+const STEPS: [f64; 2] = [0.33, 0.66];
 
 /// How one launch shares the work.
 pub struct Adapted {
@@ -36,7 +36,7 @@ impl Adapted {
     /// tile in the last round to make s in the time of one tile.
     pub fn choose(multiprocessors: usize, sizes: [usize; 3], factors: &Factors) -> Option<Adapted> {
         let ([m, n, k], rank) = (sizes, factors.a.rows());
-        let ranks = RANKS.into_iter().find(|&ranks| rank <= ranks)?;
+        let (ranks, step) = RANKS.into_iter().zip(STEPS).find(|&(ranks, _)| rank <= ranks)?;
         let (tile, _) = choose(multiprocessors, [m, n, k + 3 * rank]);
         let dropout = factors.dropout.is_some_and(|dropout| dropout.probability > 0.0);
         if dropout || tile.schedule != Schedule::Persistent || *DIRECT_STORES || m < ROWS {
@@ -59,7 +59,7 @@ impl Adapted {
             return None;
         }
         let takers = (clusters - last_round).min(pairs);
-        let in_time = pairs.div_ceil(takers) as f64 * STEP <= tile.step();
+        let in_time = pairs.div_ceil(takers) as f64 * step <= tile.step();
         in_time.then_some(Adapted { tile, kernel, sizes, ranks, clusters, takers })
     }
 
