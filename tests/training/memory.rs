@@ -32,7 +32,9 @@ fn out_of_memory_says_what_was_needed_and_what_there_was() {
             let asked = start.rsplit(' ').next().unwrap();
             assert!(asked.parse::<usize>().is_ok_and(|bytes| bytes > 0), "{said}");
             assert!(start.contains("out of GPU memory: "), "{said}");
-            assert_eq!(rest, "12 of 3456 bytes free. Use a smaller batch, fewer blocks, or --base nf4", "{said}");
+            let says = "12 of 3456 bytes free, 3000 held by this run and 444 by other programs and the driver. Use a \
+                        smaller batch, fewer blocks, or --base nf4";
+            assert_eq!(rest, says, "{said}");
             room += 1;
         }
         assert!(room > 50, "{method}: only {room} allocations");
