@@ -1,9 +1,18 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser;
+use kiungo::formats::tokenizer;
+use std::panic;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        // One that is caught becomes an error, and is said as such.
+        if !tokenizer::catches_panics() {
+            report(panic);
+        }
+    }));
     match kiungo::commands::Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

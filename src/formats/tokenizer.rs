@@ -4,7 +4,9 @@ use super::output::{self, OutputError};
 use super::text::nfc;
 use crate::llama::config::Config;
 use serde::{Deserialize, Serialize};
+use std::cell::Cell;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use tokenizers::{PostProcessor, TruncationDirection};
 
@@ -133,17 +135,23 @@ impl Tokenizer {
         let path = folder.join(FILE);
         let read = |message: String| TokenizerError::Read { path: path.clone(), message };
         let bytes = std::fs::read(&path).map_err(|e| read(e.to_string()))?;
-        // The library panics where JSON ends to be JSON inside its decoder's settings.
+        // The library panics where JSON ends to be JSON inside its decoder's settings: said with line and column here.
         serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|e| read(e.to_string()))?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| read(e.to_string()))?;
-        // Files in the wild hold the settings of their last training; sequences here are packed and cut by `encode`.
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|e| read(e.to_string()))?;
-        let last = inner.get_vocab(true).into_values().max().unwrap_or(0);
+        let opened = caught(|| {
+            let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)?;
+            // Files in the wild hold the settings of their last training; sequences here are packed and cut by `encode`.
+            inner.with_padding(None);
+            inner.with_truncation(None)?;
+            let last = inner.get_vocab(true).into_values().max().unwrap_or(0);
+            let special = inner.get_post_processor().map_or(0, |p| p.added_tokens(false));
+            // Fails on what it would fail on at every text.
+            inner.post_process(Default::default(), None, true)?;
+            Ok((inner, last, special))
+        });
+        let (inner, last, special) = opened.map_err(read)?;
         if last as usize >= config.vocab_size {
             return Err(TokenizerError::Vocabulary { path, last, rows: config.vocab_size });
         }
-        let special = inner.get_post_processor().map_or(0, |p| p.added_tokens(false));
         Ok(Tokenizer { path, inner, bos_id: config.bos_token_id, special })
     }
 
@@ -152,8 +160,8 @@ impl Tokenizer {
     /// The text is brought to NFC first. With [`Bos::Add`] the model's BOS comes in front, unless the tokenizer
     /// began with it already. A text that gives no token of its own is an error.
     pub fn encode(&self, text: &str, bos: Bos, max_length: usize) -> Result<Encoded, TokenizerError> {
-        let failed = |e: tokenizers::Error| TokenizerError::Encode { text: beginning(text), message: e.to_string() };
-        let bare = self.inner.encode_fast(nfc(text), false).map_err(failed)?;
+        let failed = |message| TokenizerError::Encode { text: beginning(text), message };
+        let bare = caught(|| self.inner.encode_fast(nfc(text), false)).map_err(failed)?;
         let (front, kept, truncated) = self.finish(text, bare, bos, max_length)?;
         Ok(Encoded { ids: front.into_iter().chain(kept.get_ids().iter().copied()).collect(), truncated })
     }
@@ -169,8 +177,8 @@ impl Tokenizer {
         bos: Bos,
         max_length: usize,
     ) -> Result<(Encoded, Vec<Range<usize>>), TokenizerError> {
-        let failed = |e: tokenizers::Error| TokenizerError::Encode { text: beginning(text), message: e.to_string() };
-        let bare = self.inner.encode(text, false).map_err(failed)?;
+        let failed = |message| TokenizerError::Encode { text: beginning(text), message };
+        let bare = caught(|| self.inner.encode(text, false)).map_err(failed)?;
         let (front, kept, truncated) = self.finish(text, bare, bos, max_length)?;
         let front: Vec<u32> = front.into_iter().collect();
         let mut tokens: Vec<Range<usize>> = spans.iter().map(|_| 0..0).collect();
@@ -191,7 +199,7 @@ impl Tokenizer {
         bos: Bos,
         max_length: usize,
     ) -> Result<(Option<u32>, tokenizers::Encoding, bool), TokenizerError> {
-        let failed = |e: tokenizers::Error| TokenizerError::Encode { text: beginning(text), message: e.to_string() };
+        let failed = |message| TokenizerError::Encode { text: beginning(text), message };
         let front = match bos {
             Bos::Tokenizer => None,
             Bos::Add => Some(self.bos_id.ok_or_else(|| TokenizerError::NoBos { path: self.path.clone() })?),
@@ -199,7 +207,8 @@ impl Tokenizer {
         if bare.is_empty() {
             return Err(TokenizerError::Empty { text: beginning(text) });
         }
-        let whole = self.inner.post_process(bare.clone(), None, true).map_err(failed)?;
+        let finished = |bare| caught(|| self.inner.post_process(bare, None, true)).map_err(failed);
+        let whole = finished(bare.clone())?;
         let front = front.filter(|bos| whole.get_ids().first() != Some(bos));
         let special = self.special + usize::from(front.is_some());
         let room = max_length.checked_sub(special).filter(|&room| room > 0);
@@ -208,7 +217,7 @@ impl Tokenizer {
         let kept = if truncated {
             let mut kept = bare;
             kept.truncate(room, 0, TruncationDirection::Right);
-            self.inner.post_process(kept, None, true).map_err(failed)?
+            finished(kept)?
         } else {
             whole
         };
@@ -246,6 +255,29 @@ impl Encoding<'_> {
         *truncated += usize::from(encoded.truncated);
         Ok((encoded.ids, parts))
     }
+}
+
+thread_local! {
+    static CATCHING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// True while a panic of this thread would become a [`TokenizerError`]; a panic hook need not report it.
+pub fn catches_panics() -> bool {
+    CATCHING.get()
+}
+
+/// What the tokenizers library returns, or why it does not: on some damaged files it panics.
+fn caught<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    CATCHING.set(true);
+    // What a panic leaves half done is dropped with the tokenizer, or was only read.
+    let result = catch_unwind(AssertUnwindSafe(call));
+    CATCHING.set(false);
+    let result = result.map_err(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        format!("the tokenizers library gave up ({said})")
+    })?;
+    result.map_err(|e| e.to_string())
 }
 
 /// Enough of a text to find it by.

@@ -267,6 +267,14 @@ fn cases() -> Vec<(&'static str, Damage, &'static str)> {
         ),
         (
             TOKENIZER,
+            Field(
+                "post_processor",
+                json!({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}], "pair": [], "special_tokens": {}}),
+            ),
+            "DIR/in/model/tokenizer.json: the tokenizers library gave up (no entry found for key); expected a tokenizer.json as Hugging Face's tokenizers library writes it",
+        ),
+        (
+            TOKENIZER,
             Gone,
             "DIR/in/model/tokenizer.json: No such file or directory (os error 2); expected a tokenizer.json as Hugging Face's tokenizers library writes it",
         ),
