@@ -5,6 +5,7 @@ mod folder;
 pub use folder::Folder;
 
 use super::common::{self, Compute, DeviceChoice};
+use super::importance;
 use super::model::Source;
 use super::train::data::{Data, Sources};
 use super::{eval, inputs};
@@ -36,7 +37,7 @@ use crate::training::settings::Settings;
 use crate::training::step::Trainer;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use folder::{Asked, read_json};
+use folder::{Asked, Importance, read_json};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -72,15 +73,15 @@ pub struct Compare {
     /// A data set whose English passages make the search harder, as a setting of its own
     #[arg(long, value_name = "PATH")]
     distractors: Option<PathBuf>,
-    /// lora@2, full-blocks@2, full@2, lora-all@final, lora-early@final, full@final; and paper, shuffled, lora-nf4@2
-    /// [default: the first six]
+    /// lora@2, full-blocks@2, full@2, lora-all@final, lora-early@final, full@final; and paper, shuffled, lora-nf4@2 and
+    /// cka:N, adapters in the N blocks that change most [default: the first six]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     arms: Option<Vec<Arm>>,
     /// Seeds, from 0
     #[arg(long, value_name = "N", default_value_t = 5)]
     seeds: u64,
     /// Learning rates to try, as multiples of the preset's
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0.3,1,3")]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0.1,0.3,1,3,10")]
     rates: Vec<f64>,
     /// Times that each pair is seen [20; paper: 5]
     #[arg(long, value_name = "N")]
@@ -151,7 +152,8 @@ impl Compare {
         };
         output::write_file(&lab.folder.path("asked.json"), serde_json::to_string_pretty(&asked)?)?;
 
-        let settings: Vec<(Arm, Settings)> = names.iter().map(|&arm| (arm, lab.settings(arm))).collect();
+        let settings = names.iter().map(|&arm| Ok((arm, lab.settings(arm)?)));
+        let settings: Vec<(Arm, Settings)> = settings.collect::<Result<_>>()?;
         for (_, s) in &settings {
             lab.base(s.base, &settings)?;
         }
@@ -211,11 +213,7 @@ impl Lab {
         let sets = collections.into_iter().map(set).collect::<Result<Vec<(Questions, Vec<View>)>>>()?;
         let text = match &args.text {
             None => vec![],
-            Some(path) => {
-                let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-                let lines = text.lines().filter(|line| !line.trim().is_empty());
-                lines.map(|line| Ok(encode.ids(line, &mut 0)?)).collect::<Result<_>>()?
-            }
+            Some(path) => inputs::lines(path, &encode, usize::MAX)?,
         };
         let longest =
             sets.iter().map(|(q, _)| q.longest()).chain(text.iter().map(Vec::len)).chain([data.longest()]).max();
@@ -249,7 +247,7 @@ impl Lab {
         Ok(record)
     }
 
-    fn settings(&self, arm: Arm) -> Settings {
+    fn settings(&self, arm: Arm) -> Result<Settings> {
         let mut settings = arm.settings(&self.config);
         settings.base = arm.base(self.args.base);
         if arm != Arm::Paper {
@@ -257,7 +255,25 @@ impl Lab {
             settings.batch = self.args.batch.unwrap_or(settings.batch);
         }
         settings.max_length = self.max_length();
-        settings
+        if let Arm::Cka(count) = arm {
+            ensure!(count <= self.config.layers, "--arms {arm}: the model has {} blocks", self.config.layers);
+            settings.blocks = self.importance(settings.base)?.chosen(count);
+        }
+        Ok(settings)
+    }
+
+    /// How much each block changes the pairs to learn from, measured once.
+    fn importance(&self, base: Base) -> Result<Importance> {
+        let path = self.folder.path("importance.json");
+        if path.exists() {
+            return read_json(&path);
+        }
+        let model = self.load(base, Parts { head: false, ..self.whole() })?;
+        let texts = importance::texts(self.train());
+        let blocks = importance::of(&model, &texts, Layer::Final, self.config.layers)?;
+        let importance = Importance { texts: texts.len(), blocks };
+        output::write_file(&path, serde_json::to_string(&importance)?)?;
+        Ok(importance)
     }
 
     fn train(&self) -> &Group {

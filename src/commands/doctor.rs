@@ -1,12 +1,11 @@
 //! `kiungo doctor`: what this build and this machine can do, and what to do where they cannot.
 
 use super::common::bytes as bytes_in_words;
+use super::model::Source;
 use crate::device::cuda::{self, Card};
 use crate::device::{Device, DeviceError, Tensor};
-use crate::formats::safetensors::Checkpoint;
-use crate::formats::tokenizer::Tokenizer;
-use crate::formats::{pairs, squad};
-use crate::llama::config::Config;
+use crate::formats::collection::Collection;
+use crate::formats::pairs;
 use crate::ops::residual;
 use clap::Args;
 use std::io::Write;
@@ -19,15 +18,16 @@ use std::time::Instant;
 /// kernels it is 1: then everything runs on the CPU.
 #[derive(Args)]
 pub struct Doctor {
-    /// Look at this model folder, too: its settings, its tokenizer and the headers of its weights
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    /// Look at this model, too: its settings, its tokenizer and the headers of its weights. Of a model by name (org/name) the
+    /// weights are not fetched
+    #[arg(long, value_name = "DIR|NAME")]
+    model: Option<Source>,
     /// Read this file of pairs
     #[arg(long, value_name = "FILE")]
     pairs: Option<PathBuf>,
-    /// Read the xquad.LANG.json files of this folder
-    #[arg(long, value_name = "DIR")]
-    xquad: Option<PathBuf>,
+    /// Read this data set (see eval)
+    #[arg(long, alias = "xquad", value_name = "PATH")]
+    data: Option<PathBuf>,
     /// Where runs are to be written: how fast, and whether there is room
     #[arg(long, value_name = "DIR", default_value = ".")]
     output: PathBuf,
@@ -77,14 +77,14 @@ impl Doctor {
             };
             findings.push(Finding { what, found: found.map_err(problem) });
         };
-        if let Some(folder) = &self.model {
-            add("model", model(folder));
+        if let Some(source) = &self.model {
+            add("model", model(source));
         }
         if let Some(file) = &self.pairs {
             add("pairs", pairs::read(file, None).map(|p| format!("{} pairs", p.pairs.len())).map_err(Into::into));
         }
-        if let Some(folder) = &self.xquad {
-            add("questions", questions(folder));
+        if let Some(path) = &self.data {
+            add("questions", questions(path));
         }
         findings
     }
@@ -109,20 +109,29 @@ fn disk(folder: &Path) -> Result<String, Problem> {
     Ok(words)
 }
 
-fn model(folder: &Path) -> anyhow::Result<String> {
-    let config = Config::open(folder)?;
-    Tokenizer::open(folder, &config)?;
-    let checkpoint = Checkpoint::open(folder)?;
-    let size: usize = checkpoint.tensors().map(|(_, tensor)| tensor.bytes()).sum();
-    let (blocks, hidden, tensors) = (config.layers, config.hidden_size, checkpoint.tensors().count());
-    Ok(format!("{blocks} blocks of {hidden} features; {tensors} tensors, {}", bytes_in_words(size)))
+fn model(source: &Source) -> anyhow::Result<String> {
+    let files = source.open()?;
+    files.tokenizer(None)?;
+    let (blocks, hidden) = (files.config.layers, files.config.hidden_size);
+    let (missing, all) = files.missing(files.all())?;
+    let weights = match all - missing.len() {
+        _ if missing.is_empty() => {
+            let checkpoint = files.whole()?;
+            let size: usize = checkpoint.tensors().map(|(_, tensor)| tensor.bytes()).sum();
+            format!("{} tensors, {}", checkpoint.tensors().count(), bytes_in_words(size))
+        }
+        0 => format!("none of {all} files with weights is here yet, each is fetched when it is needed"),
+        here => format!("{here} of {all} files with weights are here, each other is fetched when it is needed"),
+    };
+    Ok(format!("{blocks} blocks of {hidden} features; {weights}"))
 }
 
-fn questions(folder: &Path) -> anyhow::Result<String> {
-    let languages = squad::languages_in(folder)?;
-    let sets = squad::open_languages(folder, &languages)?;
-    let asked: usize = sets.iter().map(|set| set.questions().count()).sum();
-    Ok(format!("{asked} in {}", languages.join(", ")))
+fn questions(path: &Path) -> anyhow::Result<String> {
+    let collection = Collection::open(path)?;
+    let asked = collection.question_languages().into_iter().map(|l| collection.languages[l].as_str());
+    let (name, questions, passages) = (&collection.name, collection.questions.len(), collection.passages.len());
+    let languages = asked.collect::<Vec<_>>().join(", ");
+    Ok(format!("{name}: {questions} in {languages}, over {passages} passages"))
 }
 
 fn findings() -> Vec<Finding> {

@@ -4,6 +4,7 @@ use super::common::TextBar;
 use super::reader::{Opened, Reader, ReaderArgs};
 use crate::formats::output;
 use crate::formats::safetensors::{CheckpointError, TensorLayout, write_safetensors};
+use crate::formats::text;
 use crate::llama::Layer;
 use crate::retrieval::embed::{embed, states};
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -146,18 +147,14 @@ fn text_of_json(line: &str, field: &str) -> Result<String> {
 
 /// Token ids of each line of a file, or of a field of its lines.
 fn ids_of_lines(path: &Path, field: &str, reader: &Reader, truncated: &mut usize) -> Result<Vec<Vec<u32>>> {
-    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-    let text = std::str::from_utf8(&bytes).map_err(|e| {
-        let line = 1 + bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
-        anyhow::anyhow!("{}:{line}: not UTF-8; save the file as UTF-8", path.display())
-    })?;
+    let text = text::read(path)?;
     let encode = reader.encoding();
     let is_json = has_extension(path, "jsonl");
     let lines: Vec<&str> = text.lines().collect();
     let ids = |(i, line): (usize, &&str)| {
         let mut cut = 0;
-        let text = if is_json { text_of_json(line, field).map(Cow::Owned) } else { Ok(Cow::Borrowed(*line)) };
-        let ids = text.and_then(|text| Ok(encode.ids(text.trim(), &mut cut)?));
+        let line_text = if is_json { text_of_json(line, field).map(Cow::Owned) } else { Ok(Cow::Borrowed(*line)) };
+        let ids = line_text.and_then(|text| Ok(encode.ids(text.trim(), &mut cut)?));
         Ok((ids.with_context(|| format!("{}:{}", path.display(), i + 1))?, cut))
     };
     let (texts, cut): (Vec<Vec<u32>>, Vec<usize>) =

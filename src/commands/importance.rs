@@ -4,6 +4,7 @@ use super::common;
 use super::model::ModelFiles;
 use crate::formats::safetensors::Checkpoint;
 use crate::formats::weights::Options;
+use crate::llama::model::Model;
 use crate::llama::{Layer, Parts};
 use crate::retrieval::pilot::{importance, most_important, states};
 use crate::training::batch::Group;
@@ -22,6 +23,11 @@ pub fn texts(group: &Group) -> Vec<&[u32]> {
 pub fn layers(target: Layer, blocks: usize) -> Vec<Layer> {
     let last = if target == Layer::Final { Layer::Final } else { Layer::Hidden(blocks) };
     (0..blocks).map(Layer::Hidden).chain([last]).collect()
+}
+
+/// 1 - linear CKA of the texts' last tokens before and behind each block below `target`.
+pub fn of(model: &Model, texts: &[&[u32]], target: Layer, blocks: usize) -> Result<Vec<f64>> {
+    Ok(importance(&states(model, texts, &layers(target, blocks))?))
 }
 
 /// Blocks that were chosen, and why.
@@ -50,7 +56,7 @@ pub fn choose(
     let bar = common::progress(1 + below * 9, "loading");
     let model = files.load(checkpoint, Options { parts, ..options }, |_| bar.inc(1))?;
     bar.finish_and_clear();
-    let importance = importance(&states(&model, texts, &layers(target, below))?);
+    let importance = of(&model, texts, target, below)?;
     let blocks = most_important(&importance, count);
     let named =
         blocks.iter().map(|&block| format!("{block} ({:.4})", importance[block])).collect::<Vec<_>>().join(", ");

@@ -4,6 +4,7 @@ use crate::device::Device;
 use crate::formats::collection::Collection;
 use crate::formats::pairs::Pair;
 use crate::formats::peft;
+use crate::formats::text;
 use crate::formats::tokenizer::Encoding;
 use crate::llama::Layer;
 use crate::llama::adapters::Adapters;
@@ -18,6 +19,15 @@ pub fn group(encode: &Encoding, pairs: Vec<Pair>) -> Result<(Group, usize)> {
     let sources = pairs.iter().map(|p| encode.ids(&p.source, &mut truncated)).collect::<Result<_, _>>()?;
     let targets = pairs.iter().map(|p| encode.ids(&p.target, &mut truncated)).collect::<Result<_, _>>()?;
     Ok((Group { pairs, sources, targets }, truncated))
+}
+
+/// Token ids of a file's lines that hold something, at most `count` of them.
+pub fn lines(path: &Path, encode: &Encoding, count: usize) -> Result<Vec<Vec<u32>>> {
+    let text = text::read(path)?;
+    let lines = text.lines().filter(|line| !line.trim().is_empty()).take(count);
+    let ids: Vec<Vec<u32>> = lines.map(|line| encode.ids(line, &mut 0)).collect::<Result<_, _>>()?;
+    ensure!(!ids.is_empty(), "{}: no text in it; give one a line", path.display());
+    Ok(ids)
 }
 
 /// Data sets in the languages asked for, of those that have them, and in English.

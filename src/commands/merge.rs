@@ -145,14 +145,10 @@ impl Merge {
         let tokenizer = files.tokenizer(None)?;
         let max_length = LONGEST.min(files.config.max_positions);
         let encode = Encoding { tokenizer: &tokenizer, bos: record.map_or(Bos::Add, |r| r.bos), max_length };
-        let text = match &self.texts {
-            Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
-            None => builtin::words().collect::<Vec<_>>().join("\n"),
-        };
-        let lines = text.lines().filter(|line| !line.trim().is_empty()).take(self.sample);
-        let texts: Vec<Vec<u32>> = lines.map(|line| Ok(encode.ids(line, &mut 0)?)).collect::<Result<_>>()?;
-        ensure!(!texts.is_empty(), "--texts: no texts; give one a line");
-        Ok(texts)
+        match &self.texts {
+            Some(path) => inputs::lines(path, &encode, self.sample),
+            None => builtin::words().take(self.sample).map(|word| Ok(encode.ids(word, &mut 0)?)).collect(),
+        }
     }
 
     /// None where there is no sample.

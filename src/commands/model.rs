@@ -139,25 +139,34 @@ impl ModelFiles {
         Ok(Some(common::fetching(|progress| snapshot.checkpoint(&files, read, progress))?))
     }
 
+    /// Everything that the model has.
+    pub fn all(&self) -> Parts {
+        Parts { blocks: self.config.layers, final_norm: true, head: true }
+    }
+
     /// The files with all weights.
     pub fn whole(&self) -> Result<Checkpoint> {
-        let parts = Parts { blocks: self.config.layers, final_norm: true, head: true };
-        self.checkpoint(parts)?
+        self.checkpoint(self.all())?
             .with_context(|| format!("{self}: its weights are in no file; kiungo random writes some"))
     }
 
     /// The same as [`checkpoint`](ModelFiles::checkpoint) for a dry run, which fetches no weights: None, with a word about what
     /// would be fetched, where some are missing.
     pub fn checkpoint_here(&self, parts: Parts) -> Result<Option<Checkpoint>> {
-        if let Some(snapshot) = &self.snapshot {
-            let files = self.weight_files(snapshot, parts)?;
-            let missing = snapshot.missing(&files);
-            if !missing.is_empty() {
-                println!("fetches {} of {} files with weights: {}", missing.len(), files.len(), missing.join(", "));
-                return Ok(None);
+        match self.missing(parts)? {
+            (missing, _) if missing.is_empty() => self.checkpoint(parts),
+            (missing, all) => {
+                println!("fetches {} of {all} files with weights: {}", missing.len(), missing.join(", "));
+                Ok(None)
             }
         }
-        self.checkpoint(parts)
+    }
+
+    /// Of a model on a hub, the files with the weights of `parts` that are still there, and how many files these weights have.
+    pub fn missing(&self, parts: Parts) -> Result<(Vec<String>, usize)> {
+        let Some(snapshot) = &self.snapshot else { return Ok((vec![], 0)) };
+        let files = self.weight_files(snapshot, parts)?;
+        Ok((snapshot.missing(&files).into_iter().map(String::from).collect(), files.len()))
     }
 
     fn weight_files(&self, snapshot: &Snapshot, parts: Parts) -> Result<Vec<String>> {

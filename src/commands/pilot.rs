@@ -2,6 +2,7 @@
 
 use super::common::{self, Compute, DeviceChoice};
 use super::importance;
+use super::inputs;
 use super::model::Source;
 use super::train::data::{Data, Sources};
 use crate::formats::output;
@@ -18,7 +19,7 @@ use crate::retrieval::scores::Metric;
 use crate::retrieval::words::Alignment;
 use crate::training::evaluate::Probe;
 use crate::training::settings::{Method, Preset, Settings};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -109,9 +110,7 @@ impl Pilot {
         let Some(path) = &self.texts else {
             return Ok(importance::texts(&data.groups[0].1).into_iter().map(<[u32]>::to_vec).collect());
         };
-        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let lines = text.lines().filter(|line| !line.trim().is_empty()).take(importance::TEXTS);
-        let texts: Vec<Vec<u32>> = lines.map(|line| Ok(encode.ids(line, &mut 0)?)).collect::<Result<_>>()?;
+        let texts = inputs::lines(path, encode, importance::TEXTS)?;
         ensure!(texts.len() > 1, "{}: at least two lines are needed", path.display());
         Ok(texts)
     }

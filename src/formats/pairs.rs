@@ -4,7 +4,7 @@ mod split;
 
 pub use split::{Split, SplitError, split};
 
-use super::text::{Orthography, normalise};
+use super::text::{self, Orthography, TextError, normalise};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -34,14 +34,9 @@ pub struct Pairs {
 /// Why a file of pairs cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PairsError {
-    /// The file cannot be read.
-    #[error("{}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// The file cannot be read as text.
+    #[error(transparent)]
+    Text(#[from] TextError),
     /// The file's name does not say what it is.
     #[error("{}: unknown kind of file; expected .tsv, .csv or .jsonl", path.display())]
     Kind {
@@ -81,12 +76,7 @@ struct Row {
 /// A side is spelled as Romanian where its column's name or its letters say so (see [`Orthography`]).
 pub fn read(path: &Path, columns: Option<&[String; 2]>) -> Result<Pairs, PairsError> {
     let reader = Reader { path, columns };
-    let bytes = std::fs::read(path).map_err(|source| PairsError::Read { path: path.into(), source })?;
-    let text = std::str::from_utf8(&bytes).map_err(|e| {
-        let line = 1 + bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
-        reader.error(line as u64, "not UTF-8; save the file as UTF-8")
-    })?;
-    let text = text.trim_start_matches('\u{feff}');
+    let text = &text::read(path)?;
     let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
     let (columns, rows) = match extension.as_deref() {
         Some("tsv") => reader.table(text, b'\t')?,

@@ -1,7 +1,7 @@
 //! Questions and paragraphs in SQuAD's JSON (version 1.1), as XQuAD has them in twelve languages. LAReQA's XQuAD-R adds the
 //! sentences of each paragraph.
 
-use super::text::{Orthography, normalise};
+use super::text::{self, Orthography, TextError, normalise};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
@@ -77,14 +77,17 @@ pub struct Dataset {
 /// Why a file of questions cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SquadError {
-    /// The file cannot be read.
+    /// The folder cannot be read.
     #[error("{}: {source}", path.display())]
     Read {
-        /// The file.
+        /// The folder.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
     },
+    /// The file cannot be read as text.
+    #[error(transparent)]
+    Text(#[from] TextError),
     /// The file is not SQuAD's JSON.
     #[error("{}: not SQuAD v1.1 JSON ({found}): {message}; expected data, paragraphs, qas", path.display())]
     Format {
@@ -147,8 +150,7 @@ impl Dataset {
 
     /// Reads a file in a language, e.g. `en`. Romanian is respelled, see [`Orthography`].
     pub fn open(path: &Path, language: &str) -> Result<Dataset, SquadError> {
-        let bytes = std::fs::read(path).map_err(|source| SquadError::Read { path: path.into(), source })?;
-        let file = parse(path, &bytes)?;
+        let file = parse(path, &text::read(path)?)?;
         let mut spelling = Spelling { orthography: Orthography::of_language(language), respelled: 0 };
         let articles: Vec<Article> = file.data.into_iter().map(|article| spelling.article(article)).collect();
         let dataset = Dataset { path: path.into(), language: language.into(), articles, respelled: spelling.respelled };
@@ -343,9 +345,9 @@ impl JsonAnswer {
     }
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<JsonFile, SquadError> {
-    serde_json::from_slice(bytes).map_err(|e| {
-        let found = match serde_json::from_slice(bytes) {
+fn parse(path: &Path, text: &str) -> Result<JsonFile, SquadError> {
+    serde_json::from_str(text).map_err(|e| {
+        let found = match serde_json::from_str(text) {
             Ok(Value::Object(map)) => {
                 let keys: Vec<&str> = map.keys().take(5).map(String::as_str).collect();
                 format!("an object of {}", if keys.is_empty() { "nothing".into() } else { keys.join(", ") })

@@ -1,6 +1,43 @@
 //! One spelling for texts that look the same.
 
+use std::path::{Path, PathBuf};
 use unicode_normalization::{UnicodeNormalization, is_nfc};
+
+/// Why a file of text cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TextError {
+    /// The file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Its bytes are no text.
+    #[error("{}:{line}: not UTF-8; save the file as UTF-8", path.display())]
+    Encoding {
+        /// The file.
+        path: PathBuf,
+        /// The first line that is not, from 1.
+        line: usize,
+    },
+}
+
+/// Reads a file in UTF-8, without the mark that some editors put before its first letter.
+pub fn read(path: &Path) -> Result<String, TextError> {
+    let bytes = std::fs::read(path).map_err(|source| TextError::Read { path: path.into(), source })?;
+    let mut text = String::from_utf8(bytes).map_err(|e| {
+        let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|&&b| b == b'\n').count();
+        TextError::Encoding { path: path.into(), line }
+    })?;
+    if text.starts_with(BYTE_ORDER_MARK) {
+        text.remove(0);
+    }
+    Ok(text)
+}
+
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// How the letters of a language are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,6 +5,10 @@ use super::settings::{Method, Preset, Settings};
 use crate::llama::Layer;
 use crate::llama::config::Config;
 use crate::llama::model::Base;
+use crate::words::as_word;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+use std::str::FromStr;
 
 /// A way of training: what learns, and where the loss reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,29 +31,26 @@ pub enum Arm {
     Shuffled,
     /// `lora@2` on a base in NF4.
     LoraNf4,
+    /// Adapters in so many blocks, those that change the pairs' last tokens most (arXiv 2602.05988), loss at `final`.
+    Cka(usize),
 }
-crate::words::words! { Arm: "arm" {
-    Lora2 = "lora@2", FullBlocks2 = "full-blocks@2", Full2 = "full@2", LoraAll = "lora-all@final",
-    LoraEarly = "lora-early@final", FullFinal = "full@final", Paper = "paper", Shuffled = "shuffled",
-    LoraNf4 = "lora-nf4@2"
-} }
 
 impl Arm {
     /// Those that are compared unless others are asked for.
     pub const USUAL: [Arm; 6] =
         [Arm::Lora2, Arm::FullBlocks2, Arm::Full2, Arm::LoraAll, Arm::LoraEarly, Arm::FullFinal];
 
-    /// All of them.
-    pub const ALL: [Arm; 9] = [
-        Arm::Lora2,
-        Arm::FullBlocks2,
-        Arm::Full2,
-        Arm::LoraAll,
-        Arm::LoraEarly,
-        Arm::FullFinal,
-        Arm::Paper,
-        Arm::Shuffled,
-        Arm::LoraNf4,
+    /// All that have one name: `cka:N` has a number.
+    pub const NAMED: [(Arm, &str); 9] = [
+        (Arm::Lora2, "lora@2"),
+        (Arm::FullBlocks2, "full-blocks@2"),
+        (Arm::Full2, "full@2"),
+        (Arm::LoraAll, "lora-all@final"),
+        (Arm::LoraEarly, "lora-early@final"),
+        (Arm::FullFinal, "full@final"),
+        (Arm::Paper, "paper"),
+        (Arm::Shuffled, "shuffled"),
+        (Arm::LoraNf4, "lora-nf4@2"),
     ];
 
     /// What it is there to tell.
@@ -64,6 +65,7 @@ impl Arm {
             Arm::Paper => "the published recipe, which may collapse",
             Arm::Shuffled => "lora@2 on mismatched pairs: what spreading out alone gives",
             Arm::LoraNf4 => "lora@2 on a 4-bit base",
+            Arm::Cka(_) => "adapters in the blocks that change most (CKA), loss at final: does it matter which blocks?",
         }
     }
 
@@ -72,7 +74,7 @@ impl Arm {
         if self == Arm::LoraNf4 { Base::Nf4 } else { others }
     }
 
-    /// Its settings: the preset's with what an arm is about.
+    /// Its settings: the preset's with what an arm is about. The blocks of [`Arm::Cka`] are for who has the model to choose.
     pub fn settings(self, config: &Config) -> Settings {
         let (method, preset) = match self {
             Arm::FullBlocks2 | Arm::Full2 | Arm::FullFinal => (Method::Full, Preset::Clean),
@@ -86,7 +88,7 @@ impl Arm {
             Arm::FullBlocks2 => settings.freeze_embedding = true,
             _ => {}
         }
-        if matches!(self, Arm::LoraAll | Arm::LoraEarly | Arm::FullFinal) {
+        if matches!(self, Arm::LoraAll | Arm::LoraEarly | Arm::FullFinal | Arm::Cka(_)) {
             settings.target = Layer::Final;
         }
         settings
@@ -104,5 +106,39 @@ impl Arm {
             group.pairs.iter_mut().zip(partners).for_each(|(pair, target)| pair.target = target.clone());
         }
         group
+    }
+}
+
+impl fmt::Display for Arm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = Arm::NAMED.iter().find(|(arm, _)| arm == self).map(|(_, name)| *name);
+        match (named, self) {
+            (_, Arm::Cka(blocks)) => f.pad(&format!("cka:{blocks}")),
+            (name, _) => f.pad(name.unwrap_or_default()),
+        }
+    }
+}
+
+impl FromStr for Arm {
+    type Err = String;
+    fn from_str(word: &str) -> Result<Arm, String> {
+        let named = Arm::NAMED.iter().find(|(_, name)| *name == word).map(|(arm, _)| *arm);
+        let chosen = || word.strip_prefix("cka:")?.parse().ok().filter(|blocks| *blocks > 0).map(Arm::Cka);
+        named.or_else(chosen).ok_or_else(|| {
+            let names: Vec<&str> = Arm::NAMED.iter().map(|(_, name)| *name).collect();
+            format!("{word:?} is no arm: choose of {}, cka:N", names.join(", "))
+        })
+    }
+}
+
+impl Serialize for Arm {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        as_word::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Arm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Arm, D::Error> {
+        as_word::deserialize(deserializer)
     }
 }

@@ -80,3 +80,32 @@ fn an_interrupted_comparison_goes_on_to_the_same_findings() {
         "error: out/compare.json: begun with batch null, now 32; name another --output, or give the same"
     );
 }
+
+#[test]
+fn blocks_may_be_chosen_by_how_much_they_change() {
+    let folder = folder();
+    let output = compare(folder.path(), &["--arms", "cka:1,cka:3"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let out = folder.path().join("out");
+    let importance: Value = serde_json::from_slice(&fs::read(out.join("importance.json")).unwrap()).unwrap();
+    let values: Vec<f64> = importance["blocks"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+    let best = (0..values.len()).reduce(|best, i| if values[i] > values[best] { i } else { best }).unwrap();
+    let report = fs::read_to_string(out.join("report.txt")).unwrap();
+    let section = report.split("Blocks by importance").nth(1).unwrap();
+    let rows: Vec<Vec<&str>> =
+        section.lines().map(|l| l.split_whitespace().collect()).filter(|r: &Vec<&str>| r.len() > 1).collect();
+    let row = rows.iter().find(|row| row[0] == best.to_string()).unwrap();
+    assert_eq!(row[1..], [format!("{:.4}", values[best]).as_str(), "cka:1,", "cka:3"]);
+    // Three blocks of adapters learn three times as much as one.
+    let parameters = |arm: &str| {
+        let run: Value = serde_json::from_slice(&fs::read(out.join(arm).join("seed-0/run.json")).unwrap()).unwrap();
+        run["parameters"].as_u64().unwrap()
+    };
+    assert_eq!(parameters("cka:3"), 3 * parameters("cka:1"));
+    let too_many = compare(folder.path(), &["--arms", "cka:9"]);
+    let error = String::from_utf8_lossy(&too_many.stderr).lines().last().unwrap().to_string();
+    assert_eq!(error, "error: --arms cka:9: the model has 4 blocks");
+    for wrong in ["cka:0", "cka:", "lora@3"] {
+        assert_eq!(compare(folder.path(), &["--arms", wrong]).status.code(), Some(2), "{wrong}");
+    }
+}

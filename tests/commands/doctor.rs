@@ -48,7 +48,7 @@ fn files_and_the_disk_are_looked_at() {
     for expected in [
         "ok       model         4 blocks of 128 features; 38 tensors, 1.54 MB",
         "ok       pairs         310 pairs",
-        "ok       questions     72 in en, sw",
+        "ok       questions     SQuAD: 72 in en, sw, over 24 passages",
     ] {
         assert!(said.lines().any(|line| line == expected), "{expected}\n{said}");
     }

@@ -162,6 +162,67 @@ fn a_download_that_was_given_up_goes_on_in_the_next_run() {
     assert_eq!(case.hub.sent(), [(shard.clone(), 0)]);
 }
 
+/// A connection that stays open without a byte would hold a run for ever.
+#[test]
+fn a_hub_that_falls_silent_is_asked_again_and_given_up_in_the_end() {
+    let case = case();
+    let embed = |output: &str| {
+        let mut command = case.embed(MODEL, "1", output);
+        command.env("HF_HUB_DOWNLOAD_TIMEOUT", "0.4");
+        command
+    };
+    let silent = "the hub has been silent for 0.4 s";
+    case.hub.state.lock().unwrap().mute = true;
+    let output = embed("hub").output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains(&format!("{MODEL}: {} cannot be reached: {silent}; see to", case.hub.endpoint)), "{error}");
+
+    let shard = &case.shards()[0];
+    let mut state = case.hub.state.lock().unwrap();
+    (state.mute, state.stalls) = (false, vec![1000, 0, 0, 0, 0]);
+    drop(state);
+    let says = format!("{silent}, 5 times in a row; give the command again: it goes on where it stopped");
+    refused(&mut embed("hub"), &format!("{MODEL}: {shard}: {says}"));
+    case.hub.sent();
+
+    case.hub.state.lock().unwrap().stalls = vec![1000, 500];
+    embed("hub").assert().success();
+    let begins: Vec<usize> = case.hub.sent().into_iter().filter(|(file, _)| file == shard).map(|(_, at)| at).collect();
+    assert_eq!(begins, [1000, 2000, 2500]);
+    case.embed("model", "1", "local").assert().success();
+    case.same("local", "hub");
+
+    let wrong = "HF_HUB_DOWNLOAD_TIMEOUT is \"soon\", expected a number of seconds above 0";
+    refused(embed("hub").env("HF_HUB_DOWNLOAD_TIMEOUT", "soon"), wrong);
+}
+
+/// The doctor fetches settings, and no weights.
+#[test]
+fn doctor_looks_at_a_model_by_its_name() {
+    let case = case();
+    let doctor = |model: &str| {
+        let mut command = Command::cargo_bin("kiungo").unwrap();
+        OTHERS.iter().for_each(|name| _ = command.env_remove(name));
+        command.current_dir(case.folder.path()).env("HF_HOME", case.path("hf")).env("HF_ENDPOINT", &case.hub.endpoint);
+        let output = command.args(["doctor", "--model", model]).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let place = said.lines().position(|line| line.split_whitespace().nth(1) == Some("model")).unwrap();
+        said.lines().skip(place).take(2).collect::<Vec<_>>().join("\n")
+    };
+    let said = doctor(MODEL);
+    let all = case.shards().len();
+    let expected = format!("; none of {all} files with weights is here yet, each is fetched when it is needed");
+    assert!(said.starts_with("ok ") && said.contains(&expected), "{said}");
+    assert!(case.hub.sent().iter().all(|(file, _)| !file.ends_with(".safetensors")));
+    case.embed(MODEL, "1", "hub").assert().success();
+    let said = doctor(MODEL);
+    assert!(said.starts_with("ok ") && said.contains(&format!(" of {all} files with weights ")), "{said}");
+    case.embed(MODEL, "final", "hub").assert().success();
+    assert_eq!(doctor(MODEL).lines().next(), doctor("model").lines().next());
+    let said = doctor("org/other");
+    assert!(said.starts_with("problem ") && said.contains("no such model at"), "{said}");
+}
+
 #[test]
 fn a_file_that_is_not_what_was_announced_is_removed() {
     let case = case();

@@ -20,6 +20,10 @@ pub struct State {
     pub gate: Option<String>,
     /// Large files break off after so many bytes; as often as there are numbers.
     pub breaks: Vec<usize>,
+    /// The same, but the connection stays and nothing more is sent.
+    pub stalls: Vec<usize>,
+    /// No request is answered, and no connection closed.
+    pub mute: bool,
     /// Large files arrive with another first byte.
     pub damaged: bool,
     /// Files and where their bytes began, of requests for more than one byte.
@@ -62,10 +66,12 @@ struct Answer {
     body: Vec<u8>,
     /// Bytes that are really sent.
     sent: usize,
+    /// The connection stays open behind them.
+    stalls: bool,
 }
 
 fn plain(status: &'static str, body: &str) -> Answer {
-    Answer { status, headers: vec![], body: body.into(), sent: body.len() }
+    Answer { status, headers: vec![], body: body.into(), sent: body.len(), stalls: false }
 }
 
 fn answer(mut stream: TcpStream, state: &Mutex<State>, address: &str) {
@@ -79,12 +85,18 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, address: &str) {
         let line = head.lines().find(|line| line.to_lowercase().starts_with(&format!("{name}:")))?;
         Some(line.split_once(':')?.1.trim().to_string())
     };
-    let Answer { status, headers, body, sent } = route(&path, field, &mut state.lock().unwrap(), address);
+    if state.lock().unwrap().mute {
+        return std::mem::forget(stream);
+    }
+    let Answer { status, headers, body, sent, stalls } = route(&path, field, &mut state.lock().unwrap(), address);
     let headers: String = headers.into_iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let length = body.len();
     let head = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n");
     // The client may be gone.
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body[..sent]));
+    if stalls {
+        std::mem::forget(stream);
+    }
 }
 
 fn route(path: &str, field: impl Fn(&str) -> Option<String>, state: &mut State, address: &str) -> Answer {
@@ -122,6 +134,10 @@ fn route(path: &str, field: impl Fn(&str) -> Option<String>, state: &mut State, 
                 if !state.breaks.is_empty() {
                     answer.sent = state.breaks.remove(0).min(answer.body.len());
                 }
+                if !state.stalls.is_empty() {
+                    answer.sent = state.stalls.remove(0).min(answer.body.len());
+                    answer.stalls = true;
+                }
             }
             answer
         }
@@ -143,5 +159,5 @@ fn part(state: &mut State, file: &str, range: Option<String>) -> Answer {
         state.sent.push((file.to_string(), from));
     }
     let headers = vec![("Content-Range", format!("bytes {from}-{}/{}", to - 1, bytes.len()))];
-    Answer { status: "206 Partial Content", headers, sent: body.len(), body }
+    Answer { status: "206 Partial Content", headers, sent: body.len(), stalls: false, body }
 }

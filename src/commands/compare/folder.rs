@@ -3,6 +3,7 @@
 use crate::formats::output;
 use crate::llama::model::Base;
 use crate::report::{Report, Section, Table};
+use crate::retrieval::pilot::most_important;
 use crate::retrieval::ranks;
 use crate::retrieval::statistics::Bootstrap;
 use crate::training::arms::Arm;
@@ -31,6 +32,42 @@ pub struct Asked {
     pub data: String,
     /// What the program chose, dropped or cut, in words.
     pub notes: Vec<String>,
+}
+
+/// How much each block of the base changes the pairs' last tokens, 1 - linear CKA: `importance.json`.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Importance {
+    /// The texts that it was measured on.
+    pub texts: usize,
+    /// One a block.
+    pub blocks: Vec<f64>,
+}
+
+impl Importance {
+    /// The blocks that an arm asks for, ascending.
+    pub fn chosen(&self, count: usize) -> Vec<usize> {
+        most_important(&self.blocks, count)
+    }
+
+    /// Every block, and which arms have adapters in it.
+    fn section(&self, arms: &[ArmRuns]) -> Option<Section> {
+        let asked = |arm: &ArmRuns| if let Arm::Cka(count) = arm.arm { Some(count) } else { None };
+        let counts: Vec<usize> = arms.iter().filter_map(asked).collect();
+        if counts.is_empty() {
+            return None;
+        }
+        let mut table = Table::new(["block", "1 - CKA", "adapters of"]);
+        for (block, value) in self.blocks.iter().enumerate() {
+            let those = counts.iter().filter(|count| self.chosen(**count).contains(&block));
+            let names = those.map(|count| Arm::Cka(*count).to_string()).collect::<Vec<_>>();
+            table.row([block.to_string(), format!("{value:.4}"), names.join(", ")]);
+        }
+        let text = format!(
+            "How much each block changes the state of the last token: 1 - linear CKA (arXiv 2602.05988) before training, of {} texts of the pairs to learn from. cka:N has its adapters in the N that change it most.",
+            self.texts
+        );
+        Some(Section::new("Blocks by importance").text(text).table(table))
+    }
 }
 
 impl Folder {
@@ -93,7 +130,7 @@ impl Folder {
         let there = |arm: &Arm| self.path(&format!("{arm}/seed-0/run.json")).exists();
         Ok(Asked {
             command: String::new(),
-            arms: Arm::ALL.into_iter().filter(there).collect(),
+            arms: Arm::NAMED.into_iter().map(|(arm, _)| arm).filter(there).collect(),
             seeds: u64::MAX,
             data: self.first_data()?,
             notes: vec![],
@@ -141,12 +178,15 @@ impl Folder {
         ensure!(!found.is_empty(), "{}: no arm has a finished run yet", self.0.display());
         let mut arms = vec![];
         for (arm, name, target, runs) in found {
-            let rates = self.rates(arm)?;
-            notes.extend(edge(arm, &rates));
-            arms.push(ArmRuns { arm, target, runs, base: &bases[&name], rates });
+            arms.push(ArmRuns { arm, target, runs, base: &bases[&name], rates: self.rates(arm)? });
         }
+        notes.extend(edges(&arms));
         let findings = Findings::new(&arms, &asked.data, &Bootstrap::default())?;
         let mut report = findings.report(&arms, &notes)?;
+        let importance = self.path("importance.json");
+        if importance.exists() {
+            report.sections.extend(read_json::<Importance>(&importance)?.section(&arms));
+        }
         report.sections.push(self.section(&asked, &arms)?);
         let write = |name: &str, text: String| output::write_file(&self.path(name), text);
         write("findings.json", serde_json::to_string_pretty(&findings)?)?;
@@ -174,16 +214,26 @@ impl Folder {
     }
 }
 
-/// A word of caution where the best of an arm's rates, which ascend, has none to one side of it.
-fn edge(arm: Arm, rates: &[(f64, f64)]) -> Option<String> {
+/// Words of caution about arms whose best learning rate has none beyond it.
+fn edges(arms: &[ArmRuns]) -> impl Iterator<Item = String> {
+    ["lowest", "highest"].into_iter().filter_map(|end| {
+        let at_end = arms.iter().filter(|arm| edge(&arm.rates) == Some(end));
+        let names: Vec<String> = at_end.map(|arm| arm.arm.to_string()).collect();
+        let (count, names) = (names.len(), names.join(", "));
+        (count > 0).then(|| {
+            format!("The best learning rate is the {end} that was tried: {names}; wider --rates may find a better one.")
+        })
+    })
+}
+
+/// The end of the rates, which ascend, that the best of them is at.
+fn edge(rates: &[(f64, f64)]) -> Option<&'static str> {
     let best = rates.iter().map(|r| r.1).fold(f64::NEG_INFINITY, f64::max);
-    let place = rates.iter().position(|r| r.1 == best).filter(|_| rates.len() > 1)?;
-    let end = match place {
-        0 => "lowest",
-        last if last + 1 == rates.len() => "highest",
-        _ => return None,
-    };
-    Some(format!("{arm}: the best learning rate is the {end} that was tried; wider --rates may find a better one."))
+    match rates.iter().position(|r| r.1 == best).filter(|_| rates.len() > 1)? {
+        0 => Some("lowest"),
+        last if last + 1 == rates.len() => Some("highest"),
+        _ => None,
+    }
 }
 
 /// A row for a value, or one for each of the named values in it.

@@ -9,11 +9,15 @@ use std::path::{Path, PathBuf};
 
 /// Files of one kind, which is known by the keys of the first line.
 pub fn open(paths: &[PathBuf]) -> Result<Collection> {
-    let texts = paths.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
+    let texts = paths.iter().map(|path| Ok(read(path)?)).collect::<Result<Vec<_>>>()?;
     let files: Vec<(&Path, &str)> = paths.iter().map(PathBuf::as_path).zip(texts.iter().map(String::as_str)).collect();
     let (path, text) = files[0];
-    let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    let keys: Map<String, Value> = serde_json::from_str(first).unwrap_or_default();
+    let first = (1..).zip(text.lines()).find(|(_, line)| !line.trim().is_empty());
+    let Some((line, first)) = first else { return Err(CollectionError::Empty { path: path.into() }) };
+    let keys: Map<String, Value> = serde_json::from_str(first).map_err(|e| {
+        let message = format!("not a JSON object: {e}");
+        CollectionError::Line { path: path.into(), line, message }
+    })?;
     let has = |key: &str| keys.contains_key(key);
     if has("flores_passage") {
         return belebele(&files);
@@ -30,7 +34,6 @@ pub fn open(paths: &[PathBuf]) -> Result<Collection> {
     let found = match (has("translated_question"), has("_id")) {
         (true, _) => "AfriQA's questions without passages; its gold_passages have both".into(),
         (_, true) => "a part of a BEIR folder; name the folder".into(),
-        _ if keys.is_empty() => "the first line is not a JSON object".into(),
         _ => format!("JSON lines of {}", keys.keys().take(6).map(String::as_str).collect::<Vec<_>>().join(", ")),
     };
     Err(CollectionError::Kind { path: path.into(), found })

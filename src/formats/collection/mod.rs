@@ -8,7 +8,7 @@ mod json_lines;
 mod squad;
 
 use super::squad::SquadError;
-use super::text::{Orthography, normalise};
+use super::text::{Orthography, TextError, normalise, read};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -66,10 +66,13 @@ pub struct Passage {
 /// Why files do not make a collection.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectionError {
-    /// A file cannot be read.
+    /// A file cannot be read as text.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// A folder cannot be read.
     #[error("{}: {source}", path.display())]
     Read {
-        /// The file.
+        /// The folder.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
@@ -216,8 +219,8 @@ fn open_folder(path: &Path) -> Result<Collection> {
         return beir::open(path);
     }
     let entries = std::fs::read_dir(path).map_err(|source| CollectionError::Read { path: path.into(), source })?;
-    let of_kind = |path: &PathBuf| path.extension().is_some_and(|e| e == "jsonl" || e == "ndjson");
-    let mut lines: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(of_kind).collect();
+    let paths = entries.flatten().map(|entry| entry.path());
+    let mut lines: Vec<PathBuf> = paths.filter(|path| is_named_json_lines(path)).collect();
     lines.sort();
     match (super::squad::languages_in(path)?.is_empty(), lines.is_empty()) {
         (false, _) => squad::open_folder(path),
@@ -226,22 +229,21 @@ fn open_folder(path: &Path) -> Result<Collection> {
     }
 }
 
+fn is_named_json_lines(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "jsonl" || e == "ndjson")
+}
+
 fn open_file(path: &Path) -> Result<Collection> {
+    if is_named_json_lines(path) {
+        return json_lines::open(&[path.into()]);
+    }
+    // AfriQA's JSON lines are named .json.
     let text = read(path)?;
     let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
     match serde_json::from_str::<serde_json::Value>(first) {
         Ok(serde_json::Value::Object(object)) if !object.contains_key("data") => json_lines::open(&[path.into()]),
         _ => squad::open_file(path),
     }
-}
-
-/// A UTF-8 file.
-fn read(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|source| CollectionError::Read { path: path.into(), source })?;
-    String::from_utf8(bytes).map_err(|e| {
-        let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|&&b| b == b'\n').count();
-        CollectionError::Line { path: path.into(), line, message: "not UTF-8; save the file as UTF-8".into() }
-    })
 }
 
 /// The lines of a JSON lines file that hold something, parsed, with their numbers from 1.

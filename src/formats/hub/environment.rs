@@ -1,6 +1,7 @@
 use super::HubError;
 use std::env::{home_dir, var, var_os};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What the environment says of hubs, in the words of `huggingface_hub`.
 pub struct Environment {
@@ -12,7 +13,12 @@ pub struct Environment {
     pub token: Option<(String, String)>,
     /// No network.
     pub offline: bool,
+    /// How long a hub may be silent.
+    pub silence: Duration,
 }
+
+/// As `huggingface_hub` has it.
+const SILENCE: Duration = Duration::from_secs(10);
 
 impl Environment {
     pub fn read() -> Result<Environment, HubError> {
@@ -27,15 +33,24 @@ impl Environment {
             let token = std::fs::read_to_string(&path).ok()?.trim().to_string();
             (!token.is_empty()).then(|| (token, path.display().to_string()))
         };
+        let silence = match text("HF_HUB_DOWNLOAD_TIMEOUT") {
+            None => SILENCE,
+            Some(word) => seconds(&word).ok_or(HubError::Timeout(word))?,
+        };
         Ok(Environment {
             endpoint: endpoint.trim_end_matches('/').into(),
             cache: cache.ok_or(HubError::NoHome)?,
             token: text("HF_TOKEN").map(|token| (token, "HF_TOKEN".to_string())).or_else(from_file),
             offline: text("HF_HUB_OFFLINE").is_some_and(|word| is_yes(&word)),
+            silence,
         })
     }
 }
 
 fn is_yes(word: &str) -> bool {
     ["1", "ON", "YES", "TRUE"].contains(&word.to_uppercase().as_str())
+}
+
+fn seconds(word: &str) -> Option<Duration> {
+    word.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).filter(|limit| !limit.is_zero())
 }

@@ -129,9 +129,9 @@ pub enum HubError {
         /// Why.
         source: io::Error,
     },
-    /// The client cannot be made.
-    #[error("no connection to a hub can be made: {0}")]
-    Client(String),
+    /// No time limit.
+    #[error("HF_HUB_DOWNLOAD_TIMEOUT is {0:?}, expected a number of seconds above 0")]
+    Timeout(String),
     /// What was fetched cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

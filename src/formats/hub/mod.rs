@@ -5,8 +5,10 @@
 //! that `hf auth login` writes) says who asks, and with `HF_HUB_OFFLINE=1` no network is used.
 //!
 //! A download that breaks goes on where it stopped, in this run or the next. Large files are checked against the SHA-256
-//! that the hub announces.
+//! that the hub announces. A hub that says nothing for `HF_HUB_DOWNLOAD_TIMEOUT` seconds (10) is asked again, five times in
+//! a row at most.
 
+mod client;
 mod download;
 mod environment;
 mod error;
@@ -14,8 +16,8 @@ mod error;
 pub use error::HubError;
 
 use super::safetensors::{Checkpoint, INDEX};
+use client::Client;
 use environment::Environment;
-use hf_hub::api::sync::{Api, ApiBuilder, ApiRepo};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,6 +61,11 @@ impl ModelId {
         let known = is_word(owner) && is_word(name) && revision.split('/').all(is_word);
         known.then(|| ModelId { repository: repository.into(), revision: revision.into() })
     }
+
+    /// The revision as a part of an address.
+    fn in_address(&self) -> String {
+        self.revision.replace('/', "%2F")
+    }
 }
 
 impl std::fmt::Display for ModelId {
@@ -77,8 +84,7 @@ pub type Progress<'a> = &'a dyn Fn(&str, u64, u64);
 pub struct Snapshot {
     id: ModelId,
     environment: Environment,
-    hub: Api,
-    api: ApiRepo,
+    client: Client,
     cache: CacheRepo,
     /// `snapshots/COMMIT` in the cache.
     folder: PathBuf,
@@ -93,14 +99,13 @@ impl Snapshot {
     pub fn open(id: &ModelId, progress: Progress) -> Result<Snapshot> {
         let environment = Environment::read()?;
         let repo = Repo::with_revision(id.repository.clone(), RepoType::Model, id.revision.clone());
-        let cache = Cache::new(environment.cache.clone());
-        let cached = cache.repo(repo.clone());
-        let hub = connect(&environment, cache)?;
-        let api = hub.repo(repo);
+        let cached = Cache::new(environment.cache.clone()).repo(repo);
+        let client = Client::new(&environment);
+        let about = format!("{}/api/models/{}/revision/{}", environment.endpoint, id.repository, id.in_address());
         let (mut notes, mut listing) = (vec![], None);
         let commit = match environment.offline {
             true => None,
-            false => match download::info(&api, id, &environment) {
+            false => match download::info(&client, &about, id, &environment) {
                 Ok(info) => {
                     listing = Some(info.siblings.into_iter().map(|file| file.rfilename).collect());
                     Some(info.sha)
@@ -117,7 +122,7 @@ impl Snapshot {
             Some(commit) => cached.pointer_path(download::name(commit).ok_or_else(|| HubError::answer(id, commit))?),
             None => newest(&cached, id).ok_or_else(|| HubError::offline(id, "config.json", &environment))?,
         };
-        let snapshot = Snapshot { id: id.clone(), environment, hub, api, cache: cached, folder, listing, notes };
+        let snapshot = Snapshot { id: id.clone(), environment, client, cache: cached, folder, listing, notes };
         let wanted = SETTINGS.iter().filter(|file| snapshot.has(file));
         wanted.copied().try_for_each(|file| snapshot.fetch(file, progress))?;
         if let Some(commit) = commit {
@@ -193,6 +198,11 @@ impl Snapshot {
         }
     }
 
+    fn url(&self, file: &str) -> String {
+        let id = &self.id;
+        format!("{}/{}/resolve/{}/{file}", self.environment.endpoint, id.repository, id.in_address())
+    }
+
     fn fetch(&self, file: &str, progress: Progress) -> Result<()> {
         if self.folder.join(file).exists() {
             return Ok(());
@@ -211,14 +221,6 @@ struct Index {
 
 fn is_weights(file: &str) -> bool {
     file.ends_with(".safetensors") && download::name(file).is_some()
-}
-
-fn connect(environment: &Environment, cache: Cache) -> Result<Api> {
-    let token = environment.token.as_ref().map(|(token, _)| token.clone());
-    let builder = ApiBuilder::from_cache(cache).with_endpoint(environment.endpoint.clone()).with_token(token);
-    // It tries once: how often is decided here, where it is known whether a try brought something.
-    let builder = builder.with_progress(false).with_retries(0).with_user_agent("kiungo", env!("CARGO_PKG_VERSION"));
-    builder.build().map_err(|e| HubError::Client(e.to_string()))
 }
 
 /// The commit of the revision that was fetched last, or the revision, where it is a commit that is here.

@@ -234,19 +234,10 @@ fn base_section(arms: &[ArmRuns]) -> Made {
 }
 
 fn training_section(arms: &[ArmRuns]) -> Made {
-    let mut table = Table::new([
-        "arm",
-        "parameters",
-        "steps",
-        "seconds",
-        "memory planned",
-        "held at most",
-        "loss",
-        "learning rate",
-        "rates tried (dev MRR)",
-        "perplexity base",
-        "perplexity",
-    ]);
+    let mut table =
+        Table::new(["arm", "parameters", "steps", "learning rate", "loss", "seconds", "memory planned", "held at most"]);
+    let mut rates = Table::new(["arm", "learning rate (MRR of the development pairs)"]).caption("Learning rates tried");
+    let mut perplexities = Table::new(["arm", "before", "after"]).caption("Perplexity of the text");
     let gigabytes = |bytes: usize| format!("{:.2} GB", bytes as f64 / 1e9);
     for arm in arms {
         let runs: Vec<&Run> = arm.runs.iter().map(|(run, _)| run).collect();
@@ -256,24 +247,28 @@ fn training_section(arms: &[ArmRuns]) -> Made {
             values.map(|v| v.iter().sum::<f64>() / v.len() as f64)
         };
         let word = |value: Option<f64>, digits: usize| value.map_or("-".into(), |v| format!("{v:.digits$}"));
-        let rates: Vec<String> = arm.rates.iter().map(|(rate, mrr)| format!("{rate:e} ({mrr:.3})")).collect();
+        let name = arm.arm.to_string();
         table.row([
-            arm.arm.to_string(),
+            name.clone(),
             first.parameters.to_string(),
             first.steps.to_string(),
+            first.learning_rate.map_or("-".into(), |rate| format!("{rate:e}")),
+            word(mean(&|r| r.final_loss.map(f64::from)), 3),
             word(mean(&|r| Some(r.seconds)), 1),
             gigabytes(first.memory),
             runs.iter().filter_map(|r| r.peak).max().map_or("-".into(), gigabytes),
-            word(mean(&|r| r.final_loss.map(f64::from)), 3),
-            first.learning_rate.map_or("-".into(), |rate| format!("{rate:e}")),
-            rates.join(", "),
-            word(arm.base.0.perplexity, 2),
-            word(mean(&|r| r.perplexity), 2),
         ]);
+        if !arm.rates.is_empty() {
+            let tried: Vec<String> = arm.rates.iter().map(|(rate, mrr)| format!("{rate:e} ({mrr:.3})")).collect();
+            rates.row([name.clone(), tried.join(", ")]);
+        }
+        if let (Some(before), Some(after)) = (arm.base.0.perplexity, mean(&|r| r.perplexity)) {
+            perplexities.row([name, format!("{before:.2}"), format!("{after:.2}")]);
+        }
     }
-    let section = Section::new("Training")
-        .text("The learning rate was chosen on the development pairs with the first seed, from as many for each arm. Seconds are of training alone; memory is that of training, weights included.")
-        .table(table);
+    let text = "The learning rate was chosen on the development pairs with the first seed, from as many for each arm. Seconds are of training alone; memory is that of training, weights included. Losses, seconds and perplexities are means over seeds.";
+    let tables = [table, rates, perplexities].into_iter().filter(|table| !table.rows.is_empty());
+    let section = tables.fold(Section::new("Training").text(text), Section::table);
     let mut losses = LineChart::new("Loss, first seed", "step", "loss");
     let mut any = false;
     for arm in arms {

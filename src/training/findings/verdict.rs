@@ -34,12 +34,21 @@ impl Findings {
                 sign_in_words(accuracy, "the pairs' meaning is part of it", "mismatched pairs do better")
             ));
         }
-        let collapsed: Vec<String> =
-            arms.iter().filter(|a| a.runs.iter().any(|(run, _)| run.collapsed)).map(|a| a.arm.to_string()).collect();
+        let collapsed: Vec<String> = arms.iter().filter_map(collapsed_in_words).collect();
         if !collapsed.is_empty() {
             sentences.push(format!("Collapsed, with every embedding moving to one point: {}.", collapsed.join(", ")));
         }
         sentences.join(" ")
+    }
+}
+
+/// An arm, where training has moved every embedding to one point, and with how many of its seeds.
+fn collapsed_in_words(arm: &ArmRuns) -> Option<String> {
+    let (all, collapsed) = (arm.runs.len(), arm.runs.iter().filter(|(run, _)| run.collapsed).count());
+    match collapsed {
+        0 => None,
+        n if n == all => Some(arm.arm.to_string()),
+        n => Some(format!("{} ({n} of {all} seeds)", arm.arm)),
     }
 }
 
