@@ -111,7 +111,7 @@ impl Eval {
             output::write_file(path, rows::csv(&all)?)?;
         }
         if let Some(path) = &self.report {
-            output::write_file(path, self.page(&reader, &sets, &all, &notes)?.to_html())?;
+            output::write_file(path, self.page(reader.made_with(&device)?, &sets, &all, &notes)?.to_html())?;
         }
         match self.json {
             true => println!("{}", serde_json::to_string_pretty(&all).context("writing JSON")?),
@@ -122,7 +122,13 @@ impl Eval {
     }
 
     /// The scores as a page, with what they were made with.
-    fn page(&self, reader: &Reader, sets: &[Questions], rows: &[Row], notes: &[String]) -> Result<Report> {
+    fn page(
+        &self,
+        made_with: BTreeMap<String, String>,
+        sets: &[Questions],
+        rows: &[Row],
+        notes: &[String],
+    ) -> Result<Report> {
         let best = rows.iter().filter(|r| r.view == Views::English && r.layer.is_some());
         let best = best.max_by(|a, b| a.accuracy_at_1.total_cmp(&b.accuracy_at_1));
         let verdict = best.map_or(String::new(), |r| {
@@ -139,7 +145,7 @@ impl Eval {
         report.sections.push(rows::figures(rows)?.into_iter().fold(scores, Section::figure));
         let mut table = Table::new(["setting", "value"]);
         table.row(["command", &std::env::args().collect::<Vec<_>>().join(" ")]);
-        for (name, value) in reader.made_with(&reader.device()?)? {
+        for (name, value) in made_with {
             table.row([name.replace('_', " "), value]);
         }
         for set in sets {

@@ -38,10 +38,17 @@ fn section(section: &Section) -> String {
     format!("<section>\n{heading}{text}{tables}{figures}</section>\n")
 }
 
+/// A column of at most so many letters is not broken in lines.
+const SHORT: usize = 20;
+
 fn table(table: &Table) -> String {
     let row = |cells: &[String], tag: &str| {
         let cell = |column: usize| {
-            let class = if table.is_numeric(column) { " class=\"number\"" } else { "" };
+            let class = match table.is_numeric(column) {
+                true => " class=\"number\"",
+                false if table.width(column) <= SHORT => " class=\"name\"",
+                false => "",
+            };
             let text = cells.get(column).map(|c| escape(c)).unwrap_or_default();
             format!("<{tag}{class}>{text}</{tag}>")
         };

@@ -43,6 +43,11 @@ impl Table {
         self.lines().map(Vec::len).max().unwrap_or(0)
     }
 
+    /// Letters of a column's widest cell.
+    pub(super) fn width(&self, column: usize) -> usize {
+        self.lines().filter_map(|row| row.get(column)).map(|cell| cell.width()).max().unwrap_or(0)
+    }
+
     /// True for a column of numbers and missing values.
     pub(super) fn is_numeric(&self, column: usize) -> bool {
         let mut cells = self.rows.iter().filter_map(|r| r.get(column)).map(|c| c.trim()).filter(|c| !is_missing(c));
@@ -64,9 +69,7 @@ fn is_number(cell: &str) -> bool {
 impl Display for Table {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let cell = |row: &Vec<String>, column: usize| row.get(column).cloned().unwrap_or_default();
-        let widths: Vec<usize> = (0..self.columns())
-            .map(|column| self.lines().map(|row| cell(row, column).width()).max().unwrap_or(0))
-            .collect();
+        let widths: Vec<usize> = (0..self.columns()).map(|column| self.width(column)).collect();
         if !self.caption.is_empty() {
             writeln!(f, "{}", self.caption)?;
         }

@@ -192,6 +192,8 @@ fn settings_table(settings: &Settings) -> Table {
         for (name, value) in fields {
             let text = match value {
                 serde_json::Value::String(s) => s,
+                // 0.05 in f32 is 0.05000000074505806 in f64.
+                serde_json::Value::Number(n) if n.is_f64() => (n.as_f64().unwrap_or_default() as f32).to_string(),
                 other => other.to_string(),
             };
             table.row([name.replace('_', " "), text]);

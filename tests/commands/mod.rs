@@ -5,6 +5,7 @@ mod doctor;
 mod embed;
 mod errors;
 mod eval;
+mod findings;
 mod gpu;
 mod hub;
 mod merge;

@@ -165,7 +165,7 @@ fn a_beir_folder_is_three_files() {
         notes,
         [
             "BEIR beir: judgements from beir/qrels/test.tsv.",
-            "BEIR beir: 1 judgements name queries or documents that are not there, and are left out.",
+            "BEIR beir: 1 judgements name queries or documents that are not there, and are left out; the first in line 6: query q3, document d9.",
             "BEIR beir: grades above 1 count as 1.",
             "BEIR beir: 1 questions have no passage that answers them, and are left out."
         ]
@@ -215,4 +215,74 @@ fn what_is_no_data_set_is_named_with_its_place() {
     write(&beir, "qrels/test.tsv", "query-id\tcorpus-id\tscore\nq\td\t0\n");
     let error = words(Collection::open(&beir).unwrap_err(), folder.path());
     assert_eq!(error, "beir: no question has an answer among the passages");
+}
+
+/// What people's files are like: each is read as it was meant, or refused with its place.
+#[test]
+fn odd_files_are_read_or_refused_by_their_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let put = |name: &str, bytes: &[u8]| {
+        fs::create_dir_all(at(name).parent().unwrap()).unwrap();
+        fs::write(at(name), bytes).unwrap();
+    };
+    let good = squad("one\u{0} \u{1f600}", &["p"]).to_string();
+    let afriqa = json!({"id": 1, "title": "t", "context": "c", "question_lang": "q", "answer_pivot": null}).to_string();
+    let belebele =
+        json!({"link": "l", "question_number": 1, "flores_passage": "f", "question": "q", "dialect": "swh_Latn"});
+    // With a mark in front, with lines of Windows, with blank ones, without a last line's end, with a line of 4 MB.
+    put("marked.en.json", format!("\u{feff}{good}").as_bytes());
+    put("lines.jsonl", format!("\u{feff}\r\n{belebele}\r\n\r\n").as_bytes());
+    put("gold.afriqa.swa.en.test.json", format!("\u{feff}{afriqa}\r\n{afriqa}").as_bytes());
+    let long = json!({"_id": "d", "text": "word ".repeat(800_000)}).to_string();
+    put("beir/corpus.jsonl", format!("{{\"_id\": \"e\", \"text\": \"x\"}}\n{long}").as_bytes());
+    put("beir/queries.jsonl", b"\xef\xbb\xbf{\"_id\": \"q\", \"text\": \"y\"}\r\n");
+    put("beir/qrels/test.tsv", b"query-id\tcorpus-id\tscore\r\nq\td\t1\r\nq\tnone\t1\r\nother\te\t1\r\n");
+    for name in ["marked.en.json", "lines.jsonl", "gold.afriqa.swa.en.test.json", "beir"] {
+        let all = Collection::open(&at(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(all.questions.iter().all(|q| !q.relevant.is_empty() && !q.text.contains(['\u{feff}', '\r'])), "{name}");
+    }
+    let notes = Collection::open(&at("beir")).unwrap().notes;
+    let left_out = "BEIR beir: 2 judgements name queries or documents that are not there, and are left out; the first in line 3: query q, document none.";
+    assert!(notes.iter().any(|note| note == left_out), "{notes:?}");
+
+    let refused: [(&str, Vec<u8>, &str); 14] = [
+        (
+            "a.en.json",
+            vec![],
+            "a.en.json: not SQuAD v1.1 JSON (not one JSON value): EOF while parsing a value at line 1",
+        ),
+        ("b.en.json", b"{\"data\":\n[}".to_vec(), "b.en.json: not SQuAD v1.1 JSON (not one JSON value): "),
+        ("c.en.json", b"{\"data\": []\n, \"x\": \"\xff\"}".to_vec(), "c.en.json:2: not UTF-8; save the file as UTF-8"),
+        ("d.en.json", b"\xff\xfe{\0}\0".to_vec(), "d.en.json:1: not UTF-8; save the file as UTF-8"),
+        ("e.jsonl", vec![], "e.jsonl: no question has an answer among the passages"),
+        ("f.jsonl", b"\n{\"flores_passage\"".to_vec(), "f.jsonl:2: not a JSON object: EOF while parsing"),
+        ("g.jsonl", format!("{belebele}\n{{}}").into(), "g.jsonl:2: missing field `link`"),
+        ("h.jsonl", format!("{belebele}\n\n\u{0}").into(), "h.jsonl:3: expected value"),
+        ("i.afriqa.swa.en.json", format!("{afriqa}\n[]").into(), "i.afriqa.swa.en.json:2: invalid length 0"),
+        ("j.jsonl", b"{\"a\": 1}".to_vec(), "j.jsonl: JSON lines of a; known are"),
+        (
+            "beir/qrels/test.tsv",
+            b"q d 1\n".to_vec(),
+            "test.tsv:1: expected query, document and a whole number, between",
+        ),
+        ("beir/qrels/test.tsv", b"a\tb\tc\nq\td\tx\n".to_vec(), "test.tsv:2: expected query, document and a whole"),
+        (
+            "beir/qrels/test.tsv",
+            b"a\tb\tc\nq\tz\t1\n".to_vec(),
+            "test.tsv:2: query q, document z: not in queries.jsonl and corpus.jsonl, nor is any other",
+        ),
+        (
+            "beir/queries.jsonl",
+            b"{\"_id\": \"q\", \"text\": \"y\"}\n{\"_id\": \"q\", \"text\": \"z\"}".to_vec(),
+            "queries.jsonl:2: a second text with the _id q",
+        ),
+    ];
+    for (name, bytes, expected) in refused {
+        put(name, &bytes);
+        let path = if name.starts_with("beir") { at("beir") } else { at(name) };
+        let error = Collection::open(&path).unwrap_err().to_string();
+        let said = error.rsplit('/').next().unwrap_or_default();
+        assert!(error.contains(expected), "{name}: {said} is not: {expected}");
+    }
 }

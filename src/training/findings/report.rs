@@ -234,8 +234,16 @@ fn base_section(arms: &[ArmRuns]) -> Made {
 }
 
 fn training_section(arms: &[ArmRuns]) -> Made {
-    let mut table =
-        Table::new(["arm", "parameters", "steps", "learning rate", "loss", "seconds", "memory planned", "held at most"]);
+    let mut table = Table::new([
+        "arm",
+        "parameters",
+        "steps",
+        "learning rate",
+        "loss",
+        "seconds",
+        "memory planned",
+        "held at most",
+    ]);
     let mut rates = Table::new(["arm", "learning rate (MRR of the development pairs)"]).caption("Learning rates tried");
     let mut perplexities = Table::new(["arm", "before", "after"]).caption("Perplexity of the text");
     let gigabytes = |bytes: usize| format!("{:.2} GB", bytes as f64 / 1e9);
