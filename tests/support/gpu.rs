@@ -2,15 +2,16 @@
 
 use super::relative_error;
 use crate::emulator::{self, Emulator};
-use kiungo::device::{Device, DeviceError, Executor, Gpu, cuda};
-use std::sync::Once;
+use kiungo::device::cuda::Driver;
+use kiungo::device::{Device, DeviceError, Executor, Gpu};
+use std::sync::{Mutex, Once};
 
 /// What CUDA kernels are tested on: the emulator, and the GPU where there is one.
 ///
 /// Says once what is missing. `KIUNGO_REQUIRE_GPU=1` makes a missing GPU an error.
 pub fn gpus() -> Vec<Device> {
     static SAID: Once = Once::new();
-    let gpu = if cuda::has_kernels() { Device::cuda(0) } else { Err(DeviceError::NoKernels) };
+    let gpu = driver().map(|driver| Device::Cuda(Gpu::new(driver)));
     match &gpu {
         Err(why) if std::env::var_os("KIUNGO_REQUIRE_GPU").is_some() => panic!("KIUNGO_REQUIRE_GPU is set: {why}"),
         _ => SAID.call_once(|| {
@@ -26,10 +27,25 @@ pub fn gpus() -> Vec<Device> {
     emulator.into_iter().chain(gpu).collect()
 }
 
+/// A stream of the first GPU. A sanitizer instruments kernels whenever they are loaded, which takes longer than most tests:
+/// under it all streams share what the first has loaded.
+fn driver() -> Result<Driver, DeviceError> {
+    static FIRST: Mutex<Option<Driver>> = Mutex::new(None);
+    if !under_sanitizer() {
+        return Driver::new(0);
+    }
+    let mut first = FIRST.lock().unwrap_or_else(|e| e.into_inner());
+    if first.is_none() {
+        *first = Some(Driver::new(0)?);
+    }
+    let first = first.as_ref().unwrap();
+    first.beside(first.stream().unwrap().context().new_stream().unwrap())
+}
+
 /// The executors below [`gpus`], for tests that put something between.
 pub fn executors() -> Vec<Box<dyn Executor>> {
     let executor = |device: Device| -> Box<dyn Executor> {
-        if is_emulator(&device) { Box::new(Emulator::new()) } else { Box::new(cuda::Driver::new(0).unwrap()) }
+        if is_emulator(&device) { Box::new(Emulator::new()) } else { Box::new(driver().unwrap()) }
     };
     gpus().into_iter().map(executor).collect()
 }
