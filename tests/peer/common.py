@@ -49,7 +49,7 @@ def pool(hidden, mask, pooling):
     """[n, tokens, h] -> [n, h]: the mean of the tokens, of all but the first (a lone token stays), or the last."""
     lengths = mask.sum(1)
     if pooling == "last":
-        return hidden[torch.arange(len(hidden)), lengths - 1]
+        return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
     weight = mask.to(hidden.dtype)
     if pooling == "mean-no-sink":
         weight = weight.clone()

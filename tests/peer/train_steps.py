@@ -67,7 +67,7 @@ def make_adapter(model, s, folder, seed):
 
 
 def infonce(similarity, s):
-    return F.cross_entropy(similarity / s["temperature"], torch.arange(len(similarity)))
+    return F.cross_entropy(similarity / s["temperature"], torch.arange(len(similarity), device=similarity.device))
 
 
 def triplet(similarity, s):
@@ -75,7 +75,7 @@ def triplet(similarity, s):
     if len(similarity) == 1:
         return similarity.sum() * 0
     positive = similarity.diagonal()
-    hardest = similarity.masked_fill(torch.eye(len(similarity), dtype=torch.bool), -math.inf).amax(1)
+    hardest = similarity.masked_fill(torch.eye(len(similarity), dtype=torch.bool, device=similarity.device), -math.inf).amax(1)
     return F.relu(s["margin"] + hardest - positive).mean()
 
 
@@ -83,6 +83,40 @@ def loss_of(similarity, s):
     one_way = infonce if s["loss"] == "infonce" else triplet
     forward = one_way(similarity, s)
     return forward if s["direction"] == "forward" else (forward + one_way(similarity.T, s)) / 2
+
+
+def train(model, rows, s, steps=None, compute=torch.float32):
+    """Steps of the whole run, the loss before each, and its learning rate. Weights are f32; `compute` is autocast's type."""
+    # The model ends at the target, whose hidden state is read before the final norm.
+    llama = (model.get_base_model() if s["method"] == "lora" else model).model
+    llama.norm = torch.nn.Identity()
+    learned = [p for n, p in model.named_parameters() if p.requires_grad and "lm_head" not in n]
+    device = learned[0].device
+    optimizer = torch.optim.AdamW(learned, lr=s["lr"], betas=s["betas"], eps=s["eps"], weight_decay=s["weight_decay"])
+    per_epoch = math.ceil(len(rows) / s["batch"])
+    total = per_epoch * s["epochs"]
+    schedule = transformers.get_linear_schedule_with_warmup(optimizer, s["warmup"], total)
+    print(f"{sum(p.numel() for p in learned):,} parameters learn; {total} steps in the whole run")
+
+    losses, rates = [], []
+    for step in range(min(steps or total, total)):
+        first = step % per_epoch * s["batch"]
+        batch = rows[first:first + s["batch"]]
+        ids, mask = (t.to(device) for t in pad([a for a, _ in batch] + [b for _, b in batch]))
+        with torch.autocast(device.type, compute, enabled=compute != torch.float32):
+            hidden = llama(input_ids=ids, attention_mask=mask).last_hidden_state
+        unit = F.normalize(pool(hidden.float(), mask, s["pooling"]), dim=1)
+        similarity = unit[:len(batch)] @ unit[len(batch):].T
+        loss = loss_of(similarity, s)
+        rates.append(schedule.get_last_lr()[0])
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 10 == 0:
+            print(f"step {step:4} lr {rates[-1]:.3e} loss {losses[-1]:.6f}", flush=True)
+    return total, losses, rates
 
 
 def main():
@@ -113,33 +147,7 @@ def main():
         if not os.path.exists(os.path.join(options.init, "adapter_config.json")):
             make_adapter(model, s, options.init, options.seed)
         model = PeftModel.from_pretrained(model, options.init, is_trainable=True)
-    # The model ends at the target, whose hidden state is read before the final norm.
-    llama = (model.get_base_model() if s["method"] == "lora" else model).model
-    llama.norm = torch.nn.Identity()
-    learned = [p for n, p in model.named_parameters() if p.requires_grad and "lm_head" not in n]
-    optimizer = torch.optim.AdamW(learned, lr=s["lr"], betas=s["betas"], eps=s["eps"], weight_decay=s["weight_decay"])
-    per_epoch = math.ceil(len(rows) / s["batch"])
-    total = per_epoch * s["epochs"]
-    schedule = transformers.get_linear_schedule_with_warmup(optimizer, s["warmup"], total)
-    print(f"{sum(p.numel() for p in learned):,} parameters learn; {total} steps in the whole run")
-
-    losses, rates = [], []
-    for step in range(min(options.steps or total, total)):
-        first = step % per_epoch * s["batch"]
-        batch = rows[first:first + s["batch"]]
-        ids, mask = pad([a for a, _ in batch] + [b for _, b in batch])
-        hidden = llama(input_ids=ids, attention_mask=mask).last_hidden_state
-        unit = F.normalize(pool(hidden, mask, s["pooling"]), dim=1)
-        similarity = unit[:len(batch)] @ unit[len(batch):].T
-        loss = loss_of(similarity, s)
-        rates.append(schedule.get_last_lr()[0])
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % 10 == 0:
-            print(f"step {step:4} lr {rates[-1]:.3e} loss {losses[-1]:.6f}", flush=True)
+    total, losses, rates = train(model, rows, s, options.steps)
     if options.out:
         record(options, s, total, losses, rates)
 
