@@ -81,7 +81,7 @@ pub struct Compare {
     #[arg(long, value_name = "N", default_value_t = 5)]
     seeds: u64,
     /// Learning rates to try, as multiples of the preset's
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0.1,0.3,1,3,10")]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0.1,0.3,1,3,10,30")]
     rates: Vec<f64>,
     /// Times that each pair is seen [20; paper: 5]
     #[arg(long, value_name = "N")]

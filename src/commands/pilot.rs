@@ -103,7 +103,14 @@ impl Pilot {
         let rows: Vec<Row> = zipped
             .map(|((((&layer, with_sink), without), dev), states)| Row { layer, with_sink, without, dev, states })
             .collect();
-        self.tell(&rows, config)
+        let mut run = vec![
+            ("command".to_string(), std::env::args().collect::<Vec<_>>().join(" ")),
+            ("model".into(), self.model.to_string()),
+            ("base".into(), self.base.to_string()),
+            ("device".into(), common::device_in_words(&device)),
+        ];
+        run.extend(sources.checksums()?.into_iter().map(|(path, sum)| (format!("checksum: {path}"), sum)));
+        self.tell(&rows, config, &run)
     }
 
     fn texts(&self, encode: &Encoding, data: &Data) -> Result<Vec<Vec<u32>>> {
@@ -115,7 +122,8 @@ impl Pilot {
         Ok(texts)
     }
 
-    fn tell(&self, rows: &[Row], config: &Config) -> Result<()> {
+    /// `run`: what was run, name by name.
+    fn tell(&self, rows: &[Row], config: &Config, run: &[(String, String)]) -> Result<()> {
         // `final` is the last block's output here; what it is without the norm is not compared.
         let (numbered, last) = rows.split_at(config.layers);
         let behind: Vec<States> = numbered.iter().chain(&last[1..]).map(|row| row.states.clone()).collect();
@@ -130,7 +138,10 @@ impl Pilot {
             println!("{}", serde_json::to_string_pretty(&value)?);
             return Ok(());
         }
-        let report = report(rows, best, &importance, &top)?;
+        let mut report = report(rows, best, &importance, &top)?;
+        let mut table = Table::new(["setting", "value"]);
+        run.iter().for_each(|(name, value)| _ = table.row([name, value]));
+        report.sections.push(Section::new("What was run").table(table));
         if let Some(path) = &self.report {
             output::write_file(path, report.to_html())?;
         }

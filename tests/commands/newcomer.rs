@@ -24,6 +24,8 @@ fn from_the_first_command_to_the_report() {
     let data = "--data runs/first/input/xquad";
     let pairs = "--pairs runs/first/input/words.sw-en.tsv";
     kiungo(at, &format!("pilot {model} {pairs} --report pilot.html"));
+    let page = fs::read_to_string(at.join("pilot.html")).unwrap();
+    assert!(page.contains("What was run") && page.contains("checksum: runs/first/input/words.sw-en.tsv"), "settings");
     kiungo(
         at,
         &format!(
