@@ -162,6 +162,20 @@ fn a_download_that_was_given_up_goes_on_in_the_next_run() {
     assert_eq!(case.hub.sent(), [(shard.clone(), 0)]);
 }
 
+#[test]
+fn a_renamed_model_and_a_server_without_ranges() {
+    let case = case();
+    case.embed("model", "1", "local").assert().success();
+    let mut state = case.hub.state.lock().unwrap();
+    (state.renamed, state.no_ranges, state.breaks) = (true, true, vec![1000]);
+    drop(state);
+    case.embed(MODEL, "1", "hub").assert().success();
+    case.same("local", "hub");
+    let shard = &case.shards()[0];
+    // The second try asks for the rest, gets all, and begins anew.
+    assert_eq!(case.hub.sent().iter().filter(|(file, _)| file == shard).count(), 2);
+}
+
 /// A connection that stays open without a byte would hold a run for ever.
 #[test]
 fn a_hub_that_falls_silent_is_asked_again_and_given_up_in_the_end() {

@@ -24,6 +24,10 @@ pub struct State {
     pub stalls: Vec<usize>,
     /// No request is answered, and no connection closed.
     pub mute: bool,
+    /// Files are sent whole, whatever part of them is asked for.
+    pub no_ranges: bool,
+    /// The model has another name now: files are found behind a move on the same host.
+    pub renamed: bool,
     /// Large files arrive with another first byte.
     pub damaged: bool,
     /// Files and where their bytes began, of requests for more than one byte.
@@ -106,7 +110,12 @@ fn route(path: &str, field: impl Fn(&str) -> Option<String>, state: &mut State, 
         let siblings: Vec<_> = state.files.keys().map(|name| json!({ "rfilename": name })).collect();
         return plain("200 OK", &json!({ "sha": state.commit, "siblings": siblings }).to_string());
     }
-    if let Some(file) = path.strip_prefix(&format!("/{MODEL}/resolve/main/")) {
+    let old = format!("/{MODEL}/resolve/main/");
+    if let (Some(file), true) = (path.strip_prefix(&old), state.renamed) {
+        let headers = vec![("Location", format!("/new{old}{file}"))];
+        return Answer { headers, ..plain("307 Temporary Redirect", "") };
+    }
+    if let Some(file) = path.strip_prefix("/new").unwrap_or(path).strip_prefix(&old) {
         match (&state.gate, token.as_deref()) {
             (Some(gate), Some("no access")) if gate != "no access" => return plain("403 Forbidden", "ask"),
             (Some(gate), token) if token != Some(gate) => return plain("401 Unauthorized", "log in"),
@@ -147,7 +156,8 @@ fn route(path: &str, field: impl Fn(&str) -> Option<String>, state: &mut State, 
 
 fn part(state: &mut State, file: &str, range: Option<String>) -> Answer {
     let bytes = &state.files[file];
-    let range = range.unwrap_or("bytes=0-".into());
+    let asks_for_one_byte = range.as_deref() == Some("bytes=0-0");
+    let range = range.filter(|_| !state.no_ranges || asks_for_one_byte).unwrap_or("bytes=0-".into());
     let (from, to) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).unwrap();
     let from: usize = from.parse().unwrap();
     let to = to.parse().map_or(bytes.len(), |to: usize| to + 1).min(bytes.len());
@@ -159,5 +169,6 @@ fn part(state: &mut State, file: &str, range: Option<String>) -> Answer {
         state.sent.push((file.to_string(), from));
     }
     let headers = vec![("Content-Range", format!("bytes {from}-{}/{}", to - 1, bytes.len()))];
-    Answer { status: "206 Partial Content", headers, sent: body.len(), stalls: false, body }
+    let status = if state.no_ranges && !asks_for_one_byte { "200 OK" } else { "206 Partial Content" };
+    Answer { status, headers, sent: body.len(), stalls: false, body }
 }
