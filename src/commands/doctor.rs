@@ -207,7 +207,9 @@ fn problem(why: DeviceError) -> Problem {
         DeviceError::OldDriver { found, needed } => {
             (format!("supports CUDA {found}, the kernels need {needed}"), "update NVIDIA's driver to 580 or newer".into())
         }
-        DeviceError::OldCard { .. } => (why.to_string(), "use --device cpu, or another card".into()),
+        DeviceError::OldCard { .. } | DeviceError::NoKernelsForCard { .. } => {
+            (why.to_string(), "use --device cpu, or another card".into())
+        }
         DeviceError::OutOfMemory { .. } => (why.to_string(), "end the programs that hold it (nvidia-smi lists them)".into()),
         _ => (why.to_string(), "see whether nvidia-smi shows the card well; restart the machine if it does not".into()),
     };

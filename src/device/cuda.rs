@@ -2,7 +2,7 @@
 
 use super::graph::Builder;
 use super::recent::{self, Recent};
-use super::{DeviceError, Executor, Launch, Mark, Memory, Recording, TensorMap};
+use super::{DeviceError, Executor, Launch, Mark, Memory, Recording, TensorMap, support};
 use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
@@ -11,8 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
-/// The CUDA version the kernels are built for, as the driver counts (major * 1000 + minor * 10).
-const CUDA_VERSION: i32 = 13000;
 /// Shared memory a block may use without asking, bytes: what its kernel declares and what its launch adds.
 const DEFAULT_SHARED_BYTES: u32 = 48 << 10;
 
@@ -87,7 +85,7 @@ fn driver_version_number() -> Result<i32, DeviceError> {
     Ok(v)
 }
 
-fn version(v: i32) -> String {
+pub(super) fn version(v: i32) -> String {
     format!("{}.{}", v / 1000, v % 1000 / 10)
 }
 
@@ -150,15 +148,10 @@ impl Driver {
             return Err(DeviceError::NoKernels);
         }
         let driver = driver_version_number()?;
-        if driver < CUDA_VERSION {
-            return Err(DeviceError::OldDriver { found: version(driver), needed: "13.0" });
-        }
         let context = stream.context();
         let name = context.name().map_err(|e| failed("cuDeviceGetName", e))?;
         let (major, minor) = context.compute_capability().map_err(|e| failed("cuDeviceGetAttribute", e))?;
-        if major < 8 {
-            return Err(DeviceError::OldCard { name, major, minor });
-        }
+        support::check(driver, &name, (major, minor))?;
         let multiprocessors = context
             .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
             .map_err(|e| failed("cuDeviceGetAttribute", e))? as u32;
@@ -253,7 +246,7 @@ impl Kernels {
             let module = self
                 .context
                 .load_module(Ptx::from_binary(image.to_vec()))
-                .map_err(|e| failed(format!("loading kernels/{stem}.cu"), e))?;
+                .map_err(|e| support::not_loaded(stem, &self.context.name().unwrap_or_default(), e.0, e))?;
             modules.insert(stem, module);
         }
         let function = modules[launch.module].load_function(launch.kernel).map_err(|_| missing())?;

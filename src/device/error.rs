@@ -17,7 +17,7 @@ pub enum DeviceError {
         /// What the driver supports, as `major.minor`.
         found: String,
         /// What the kernels were built for.
-        needed: &'static str,
+        needed: String,
     },
     /// The card is older than Ampere.
     #[error("{name} has compute capability {major}.{minor}; the kernels need 8.0 (A100, RTX 30) or newer")]
@@ -28,6 +28,16 @@ pub enum DeviceError {
         major: i32,
         /// Compute capability, minor.
         minor: i32,
+    },
+    /// The kernels are of other cards.
+    #[error(
+        "this build has no kernels that {card} runs (it has {targets}): build it again, with kernels for this card"
+    )]
+    NoKernelsForCard {
+        /// The card's name.
+        card: String,
+        /// What the kernels were compiled for.
+        targets: String,
     },
     /// A driver call failed.
     #[error("{call}: {message}")]

@@ -31,6 +31,7 @@ mod launch;
 mod pinned;
 mod recent;
 mod slices;
+mod support;
 mod tensor;
 
 pub use error::DeviceError;

@@ -7,6 +7,7 @@ use super::schedule::Schedule;
 use super::settings::Settings;
 use super::step::{StepReport, Trainer, Update};
 use crate::ops::OpError;
+use crate::retrieval::embed::EmbedError;
 use crate::retrieval::words::{Collapse, Reading};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -169,8 +170,14 @@ pub fn run_from(
         log.tell(Event::Epoch(&epoch_record(0, None, watch.as_ref())))?;
     }
     let steps_an_epoch = train.len().div_ceil(settings.batch).max(1);
+    let first_epoch = step / steps_an_epoch;
+    // A run that was saved behind the last step of an epoch, because it could not be looked at, begins with that.
+    if step.is_multiple_of(steps_an_epoch) && history.epochs.last().is_some_and(|last| last.epoch < first_epoch) {
+        log.losses = losses_since(step - steps_an_epoch, history);
+        log.end_epoch(first_epoch, step, trainer, watch.as_mut(), settings)?;
+    }
     log.losses = losses_since(step - step % steps_an_epoch, history);
-    for epoch in step / steps_an_epoch..settings.epochs {
+    for epoch in first_epoch..settings.epochs {
         let mut next = Go::On;
         for pairs in epoch_batches(train.len(), epoch, settings).into_iter().skip(step % steps_an_epoch) {
             let learning_rate = schedule.rate(step);
@@ -198,15 +205,7 @@ pub fn run_from(
         if log.drain(trainer)? == Go::Stop {
             return Ok(watch.map(|w| w.verdict()));
         }
-        let first_collapse = match &mut watch {
-            Some(watch) => watch.look(trainer, settings)?,
-            None => None,
-        };
-        if let Some(collapse) = first_collapse {
-            log.tell(Event::Collapsed(collapse))?;
-        }
-        let mean_loss = log.mean_loss();
-        log.tell(Event::Epoch(&epoch_record(epoch + 1, mean_loss, watch.as_ref())))?;
+        log.end_epoch(epoch + 1, step, trainer, watch.as_mut(), settings)?;
         if log.save(next, step, trainer)? == Go::Stop {
             break;
         }
@@ -293,6 +292,30 @@ impl<'a, O: FnMut(Event) -> Result<Go, String>> Log<'a, O> {
             Go::Save | Go::SaveAndStop => self.tell(Event::Save(step, trainer))?,
         };
         Ok(if wanted == Go::Save { Go::On } else { Go::Stop })
+    }
+
+    /// Looks at the development pairs behind the last step of an epoch, which is saved where they cannot be looked at.
+    fn end_epoch(
+        &mut self,
+        epoch: usize,
+        step: usize,
+        trainer: &mut Trainer,
+        mut watch: Option<&mut Watch>,
+        settings: &Settings,
+    ) -> Result<(), RunError> {
+        let looked = watch.as_mut().map_or(Ok(None), |watch| watch.look(trainer, settings));
+        let first_collapse = looked.inspect_err(|error| {
+            // Weights of which the model makes no numbers are not worth going on from.
+            if !matches!(error, RunError::Evaluate(EvaluateError::Embed(EmbedError::Output { .. }))) {
+                self.rescue(step, trainer);
+            }
+        })?;
+        if let Some(collapse) = first_collapse {
+            self.tell(Event::Collapsed(collapse))?;
+        }
+        let mean_loss = self.mean_loss();
+        self.tell(Event::Epoch(&epoch_record(epoch, mean_loss, watch.as_deref())))?;
+        Ok(())
     }
 
     /// Saves what is whole, before the run ends with an error that matters more than one of saving.

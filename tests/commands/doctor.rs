@@ -42,7 +42,13 @@ fn files_and_the_disk_are_looked_at() {
         let mut command = Command::cargo_bin("kiungo").unwrap();
         command.arg("doctor").arg("--model").arg(&input.model).arg("--pairs").arg(&input.pairs);
         let output = command.arg("--xquad").arg(&input.xquad).arg("--output").arg(folder.path()).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
+        // Each problem counts: without a GPU there are some anyway.
+        let said = String::from_utf8(output.stdout).unwrap();
+        let problems = said.lines().filter(|line| line.starts_with("problem ")).count();
+        assert_eq!(output.status.code(), Some(i32::from(problems > 0)), "{said}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(problems == 0 || error.starts_with(&format!("error: {problems} problem")), "{error}\n{said}");
+        said
     };
     let said = doctor();
     for expected in [
@@ -56,4 +62,14 @@ fn files_and_the_disk_are_looked_at() {
     std::fs::write(&input.pairs, "one\n").unwrap();
     let expected = format!("problem  pairs         {}:1: 1 column(s), expected at least 2", input.pairs.display());
     assert!(doctor().contains(&expected), "{}", doctor());
+    std::fs::remove_file(input.model.join("model.safetensors")).unwrap();
+    std::fs::remove_dir_all(&input.xquad).unwrap();
+    let said = doctor();
+    for problem in ["problem  model ", "problem  pairs ", "problem  questions "] {
+        assert!(said.contains(problem), "{problem}\n{said}");
+    }
+    let nowhere = folder.path().join("nowhere");
+    let output = Command::cargo_bin("kiungo").unwrap().arg("doctor").arg("--output").arg(&nowhere).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains(&format!("problem  disk          {}: No such file", nowhere.display())), "{said}");
 }

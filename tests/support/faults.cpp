@@ -2,7 +2,8 @@
 // fail. A filter of the kernel hands them over, so that none escapes, whoever makes it: std, or a crate without libc.
 //
 // FAULT_FOLDER: only what is below it counts. FAULT_AT: the call, from 1; FAULT: what happens to it: enospc, eio, erofs, short
-// (half of the bytes are written), or kill. FAULT_COUNT: a file that gets the number of calls when the program ends.
+// (half of the bytes are written), wait (half a minute), or kill. FAULT_COUNT: a file that gets the number of calls when the program ends. FAULT_LOG: a
+// file that gets a line for each wait, write, sync and rename: its kind, a tab, the path, and the new path of a rename.
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -74,18 +75,68 @@ static int failure(const char* fault) {
     return strcmp(fault, "erofs") == 0 ? EROFS : 0;
 }
 
+// The path behind a descriptor, or of a name in a folder.
+static const char* path_of(int fd, char (&path)[4096]) {
+    char link[64];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    const ssize_t n = readlink(link, path, sizeof path - 1);
+    path[n < 0 ? 0 : n] = 0;
+    return path;
+}
+static const char* path_of(int folder, const char* name, char (&path)[4096]) {
+    if (name[0] == '/' || folder == AT_FDCWD) return name;
+    const size_t n = strlen(path_of(folder, path));
+    snprintf(path + n, sizeof path - n, "/%s", name);
+    return path;
+}
+
+static void log(const char* line) {
+    const char* file = getenv("FAULT_LOG");
+    const long mine = (long)MINE, flags = O_WRONLY | O_CREAT | O_APPEND;
+    const long fd = file ? syscall(SYS_openat, AT_FDCWD, file, flags, 0600, 0, mine) : -1;
+    if (fd < 0) return;
+    syscall(SYS_write, fd, line, strlen(line), 0, 0, mine);
+    close((int)fd);
+}
+
+// Adds a call that has succeeded to the log.
+static void log(long call, const long* a) {
+    char from[4096], to[4096], line[8300];
+    switch (call) {
+        case SYS_write: case SYS_pwrite64: case SYS_writev: case SYS_pwritev: case SYS_ftruncate:
+            snprintf(line, sizeof line, "write\t%s\n", path_of((int)a[0], from));
+            break;
+        case SYS_fsync: case SYS_fdatasync: snprintf(line, sizeof line, "sync\t%s\n", path_of((int)a[0], from)); break;
+        case SYS_rename: snprintf(line, sizeof line, "rename\t%s\t%s\n", (const char*)a[0], (const char*)a[1]); break;
+        case SYS_renameat: case SYS_renameat2:
+            snprintf(line, sizeof line, "rename\t%s\t%s\n", path_of((int)a[0], (const char*)a[1], from),
+                     path_of((int)a[2], (const char*)a[3], to));
+            break;
+        default: return;
+    }
+    log(line);
+}
+
 // What the call gives, as the kernel says it: an error is negative.
 static long perform(long call, long* a) {
     const char *fault = getenv("FAULT"), *at = getenv("FAULT_AT");
-    if (is_watched(call, a) && __atomic_add_fetch(&calls, 1, __ATOMIC_SEQ_CST) == (at ? atoi(at) : -1) && fault) {
+    const bool watched = is_watched(call, a);
+    if (watched && __atomic_add_fetch(&calls, 1, __ATOMIC_SEQ_CST) == (at ? atoi(at) : -1) && fault) {
         if (strcmp(fault, "kill") == 0) raise(SIGKILL);
+        if (strcmp(fault, "wait") == 0) {
+            log("wait\n");
+            // A signal wakes it early.
+            for (int i = 0; i < 300; i++) usleep(100000);
+        }
         if (failure(fault)) return -failure(fault);
         if (strcmp(fault, "short") == 0 && (call == SYS_write || call == SYS_pwrite64) && a[2] > 1) a[2] /= 2;
     }
     // Its sixth argument is its own; without it, callers write.
     if (call == SYS_copy_file_range) return -ENOSYS;
     const long result = syscall(call, a[0], a[1], a[2], a[3], a[4], (long)MINE);
-    return result < 0 ? -errno : result;
+    if (result < 0) return -errno;
+    if (watched) log(call, a);
+    return result;
 }
 
 static void handed_over(int, siginfo_t* info, void* context) {

@@ -5,9 +5,10 @@ use crate::support::{Counting, executors, gpus, is_emulator, under_sanitizer};
 use kiungo::device::{DType, Device};
 use kiungo::training::batch::Group;
 use kiungo::training::checkpoint::{Checkpoints, Progress};
+use kiungo::training::evaluate::Probe;
 use kiungo::training::outcome::History;
 use kiungo::training::run::{Event, Go, RunError, run, run_from};
-use kiungo::training::settings::{Method, Settings};
+use kiungo::training::settings::{Method, Settings, When};
 use kiungo::training::step::Trainer;
 use std::collections::BTreeMap;
 
@@ -163,6 +164,39 @@ fn steps_that_are_not_finite_are_left_out_up_to_a_number() {
     }
 }
 
+/// A gradient that is not finite, of a loss that is, leaves all as it was where weights learn together, or wait for the norm.
+/// Where each learns at once some have by then: what is not finite has reached none, and it is said that they are not whole.
+#[test]
+fn a_gradient_that_is_not_finite_reaches_no_weight() {
+    for device in [Device::Cpu].into_iter().chain(gpus()) {
+        for (update, clip) in [(When::Together, None), (When::AtOnce, Some(1.0)), (When::AtOnce, None)] {
+            let what = format!("{update}, clip {clip:?} on {device}");
+            let (mut trainer, group, settings) = trainer_with(&device, DType::F32, Method::Full, |s| {
+                // Cosines are divided by next to nothing: the loss is large, and its gradient larger.
+                (s.temperature, s.update, s.clip, s.warmup, s.epochs) = (1e-36, update, clip, 0, 1);
+            });
+            let before = bytes(&mut trainer);
+            let ended = run(&mut trainer, &group, None, &settings, |_| Ok(Go::On));
+            let Err(RunError::NotFinite { step: 1, loss, gradient_norm, weights, .. }) = ended else {
+                panic!("{what}: {ended:?}")
+            };
+            assert!(loss.is_finite() && !gradient_norm.is_finite(), "{what}: {loss}, {gradient_norm}");
+            let after = bytes(&mut trainer);
+            if update == When::AtOnce && clip.is_none() {
+                assert_eq!((weights, trainer.is_whole()), ("hold a part of the step", false), "{what}");
+                assert!(after != before, "{what}: nothing has changed");
+            } else {
+                assert_eq!((weights, trainer.is_whole()), ("are those before the step", true), "{what}");
+                assert!(after == before, "{what}: something has changed");
+            }
+            let is_finite = |p: &kiungo::training::optimizer::Parameter| {
+                p.master.to_vec::<f32>().unwrap().iter().all(|x| x.is_finite())
+            };
+            assert!(trainer.learner.parameters(&mut trainer.model).iter().all(is_finite), "{what}");
+        }
+    }
+}
+
 fn rate(settings: &Settings, step: usize) -> f64 {
     settings.learning_rate * (1.0 - step as f64 / 4.0)
 }
@@ -205,5 +239,58 @@ fn memory_that_runs_out_in_a_step_leaves_the_steps_before() {
                     programs and the driver. Use a smaller batch, fewer blocks, or --base nf4";
         assert!(error.contains(says), "{error}");
         assert_eq!(rescued, [2], "{device}");
+    }
+}
+
+/// The same where it runs out between two epochs, when the development pairs are looked at: what follows is as if it had not.
+#[test]
+fn memory_that_runs_out_between_epochs_leaves_the_epoch() {
+    for ((stopped, resumed), whole) in executors().into_iter().zip(executors()).zip(executors()) {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(folder.path().into(), 1);
+        let prepared = |executor| {
+            let (gpu, calls) = Counting::gpu(executor);
+            (trainer(&Device::Cuda(gpu), Method::Lora), calls)
+        };
+        let keep = |history: &mut History, event: &Event| match event {
+            Event::Step(step) => history.steps.push((*step).clone()),
+            Event::Epoch(epoch) => history.epochs.push((*epoch).clone()),
+            _ => {}
+        };
+
+        let ((mut trainer, group, settings), calls) = prepared(stopped);
+        let dev = Probe::new(&group, &group.pairs, settings.pooling).unwrap();
+        let mut history = History::default();
+        let ended = run(&mut trainer, &group, Some(&dev), &settings, |event| {
+            keep(&mut history, &event);
+            match event {
+                Event::Step(step) if step.step == 2 => calls.fail_launches(),
+                Event::Rescue(step, trainer) => drop(checkpoints.save(trainer, &progress(step), "").unwrap()),
+                _ => {}
+            }
+            Ok(Go::On)
+        });
+        let error = ended.unwrap_err().to_string();
+        assert!(error.contains("out of GPU memory: 1 bytes asked for, "), "{error}");
+
+        let ((mut trainer, ..), _) = prepared(resumed);
+        let saved = checkpoints.newest().unwrap().newest.expect("the epoch is saved");
+        assert_eq!((saved.progress.step, history.epochs.len()), (2, 1));
+        saved.restore(&mut trainer).unwrap();
+        run_from(2, &history.clone(), &mut trainer, &group, Some(&dev), &settings, |event| {
+            keep(&mut history, &event);
+            Ok(Go::On)
+        })
+        .unwrap();
+
+        let ((mut expected, ..), _) = prepared(whole);
+        let mut expected_history = History::default();
+        run(&mut expected, &group, Some(&dev), &settings, |event| {
+            keep(&mut expected_history, &event);
+            Ok(Go::On)
+        })
+        .unwrap();
+        assert_eq!(history.epochs, expected_history.epochs);
+        assert!(bytes(&mut trainer) == bytes(&mut expected), "other bytes");
     }
 }
