@@ -4,14 +4,17 @@
 //
 // One thread loads: the copy engine fills a ring of stages of 128 rows by 256 inputs. Warpgroups compute, each 64 of the
 // rows and its share of a stage's four blocks of inputs; codes are decoded while the products of the block before are
-// under way. A lane needs one byte of each word of a row's codes (the fragment's pairs lie eight inputs apart for the
-// next register), so the four lanes of a row read the same words and each takes its own byte.
+// under way. A lane's pairs lie eight inputs apart, from one register of its fragment to the next. Up to 16 tokens are stored
+// so that those are neighbours among the codes, and a lane reads its four bytes alone: the order of k is free, if it is the
+// same for both sides. With more tokens the copy engine loads them as they are; then the four lanes of a row read the same
+// 16 bytes and each takes its own byte of each word.
 //
 // Budget: 112 registers a thread where four warpgroups compute, two for each half of the rows; 64 tokens need more (32 for
 // the sums of a block, 32 for all blocks', 32 for two blocks' fragments), so that two do. 64 KB of shared memory for the
 // table, the rest for stages: one block a multiprocessor.
 #include "kernel.cuh"
 #include "ptx/cluster.cuh"
+#include "ptx/cp_async.cuh"
 #include "ptx/memory.cuh"
 #include "ptx/tma.cuh"
 #include "ptx/warpgroup.cuh"
@@ -27,6 +30,7 @@ constexpr int BLOCK = KIUNGO_NF4_BLOCK, BLOCKS = DEPTH / BLOCK;
 template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Linear {
     static constexpr int CONSUMERS = ROWS / 64 * 128 * DEEP;
     static constexpr int MINE = BLOCKS / DEEP;
+    static constexpr bool REORDERED = TOKENS <= 16;
     using X = OperandTile<TOKENS, true>;
     using Table = PairTable<uint32_t>;
     static constexpr int LINE = ROWS + 4;  // floats a token while sums are added up, so that lanes use all banks
@@ -58,7 +62,37 @@ template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Linear {
         }
     };
 
-    // One thread: loads this block's stages.
+    // One thread: the codes of a stage, and the tokens where they stay in order.
+    static __device__ __forceinline__ void load_stage(const Nf4LinearSm90Params& p, Stage& stage, Barrier* full, uint32_t row0,
+                                                      int step) {
+        barrier_arrive_expecting(full, REORDERED ? sizeof(stage.codes) : sizeof(Stage));
+        tma_load(stage.codes, &p.codes, step * (DEPTH / 4), row0, full);
+        if constexpr (!REORDERED) {
+#pragma unroll
+            for (int block = 0; block < BLOCKS; block++) {
+                X::template load<1>(stage.x[block], &p.x, 0, step * DEPTH + block * BLOCK, full, 0);
+            }
+        }
+    }
+
+    // The tokens of a stage by a warpgroup, a block of inputs a warp: of every 16 pairs, the four of a lane's four bytes of
+    // codes go to where its registers have theirs, one in each 16-byte chunk.
+    static __device__ __forceinline__ void load_reordered(const Nf4LinearParams& p, Stage& stage, Barrier* full, int step) {
+        const uint32_t pair = threadIdx.x % 32, block = threadIdx.x / 32 % 4;
+        const uint32_t chunk = pair / 16 * 4 + pair % 4, at = pair % 16 / 4 * 2;
+        const uint32_t column = step * DEPTH + block * BLOCK + pair * 2;
+        const bf16* from = reinterpret_cast<const bf16*>(p.x) + (column < p.k ? column : 0);
+        bf16* to = stage.x[block] + at;
+#pragma unroll
+        for (uint32_t token = 0; token < TOKENS; token++) {
+            const bool inside = token < p.m && column < p.k;
+            cp_async_4(to + token * BLOCK + (chunk ^ token % 8) * 8, from, inside ? 4 : 0);
+            if (token + 1 < p.m) from += p.k;
+        }
+        cp_async_arrive(full);
+    }
+
+    // One thread loads this block's stages, or where tokens are reordered a warpgroup.
     static __device__ __forceinline__ void load(const Nf4LinearSm90Params& p, const Shared& shared, uint32_t row0, int first,
                                                 int steps) {
         Ring<STAGES> at;
@@ -66,13 +100,10 @@ template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Linear {
             Stage& stage = shared.stage(at.stage);
             Barrier* full = &shared.small().full[at.stage];
             barrier_wait(&shared.small().empty[at.stage], at.parity ^ 1);
-            barrier_arrive_expecting(full, sizeof(Stage));
-            tma_load(stage.codes, &p.codes, step * (DEPTH / 4), row0, full);
-#pragma unroll
-            for (int block = 0; block < BLOCKS; block++) {
-                X::template load<1>(stage.x[block], &p.x, 0, step * DEPTH + block * BLOCK, full, 0);
-            }
+            if (threadIdx.x == CONSUMERS) load_stage(p, stage, full, row0, step);
+            if constexpr (REORDERED) load_reordered(p.linear, stage, full, step);
         }
+        if (REORDERED) cp_async_wait<0>();
     }
 
     // The rows `row` and row + 8 of a block of a stage.
@@ -83,10 +114,18 @@ template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Linear {
             const uint8_t* line = stage.codes[row + side * 8];
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const uint4 words = load_16(line + ((block * 2 + half) ^ row % 8) * 16);
-                const uint32_t word[4] = {words.x, words.y, words.z, words.w};
+                const uint8_t* chunk = line + ((block * 2 + half) ^ row % 8) * 16;
+                const auto set = [&](int i, uint32_t pair) { a[half * 2 + i / 2][i % 2 * 2 + side] = pair; };
+                if constexpr (REORDERED) {
+                    const uint32_t bytes = *reinterpret_cast<const uint32_t*>(chunk + threadIdx.x % 4 * 4);
 #pragma unroll
-                for (int i = 0; i < 4; i++) a[half * 2 + i / 2][i % 2 * 2 + side] = look.pair(word[i]);
+                    for (int i = 0; i < 4; i++) set(i, look.pair(bytes, i));
+                } else {
+                    const uint4 words = load_16(chunk);
+                    const uint32_t word[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+                    for (int i = 0; i < 4; i++) set(i, look.pair(word[i]));
+                }
             }
         }
     }
@@ -132,6 +171,7 @@ template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Linear {
             const Stage& stage = shared.stage(at.stage);
             const uint64_t x = X::descriptor(stage.x[BEGIN], 0, 0);
             barrier_wait(&shared.small().full[at.stage], at.parity);
+            if (REORDERED) async_proxy_fence();  // wgmma reads what ordinary copies wrote
 #pragma unroll
             for (int block = 0; block < MINE; block++) {
                 decode(a[block % 2], look, stage, row, BEGIN + block);
@@ -157,7 +197,7 @@ template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Linear {
         const Shared shared(memory);
         if (threadIdx.x == 0) {
             for (int i = 0; i < STAGES; i++) {
-                barrier_init(&shared.small().full[i], 1);
+                barrier_init(&shared.small().full[i], REORDERED ? 1 + 128 : 1);
                 barrier_init(&shared.small().empty[i], CONSUMERS / 32);
             }
             barrier_init_fence();
@@ -167,8 +207,8 @@ template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Linear {
         const int all = (p.linear.k + DEPTH - 1) / DEPTH, first = all * rank / splits;
         const int steps = all * (rank + 1) / splits - first;
         if (threadIdx.x >= CONSUMERS) {
-            fewer_registers<24>();
-            if (threadIdx.x == CONSUMERS) load(p, shared, row0, first, steps);
+            fewer_registers<REORDERED ? 32 : 24>();
+            if (REORDERED || threadIdx.x == CONSUMERS) load(p, shared, row0, first, steps);
             return;
         }
         more_registers<DEEP == 2 ? 112 : 240>();

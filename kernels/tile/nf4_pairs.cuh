@@ -36,6 +36,10 @@ template <class Pair> struct PairTable {
             : table(table.address | threadIdx.x % 32 * (uint32_t)sizeof(Pair)), selector(0x7604 | which << 4) {}
 
         __device__ __forceinline__ Pair pair(uint32_t word) const { return load(__byte_perm(word, table, selector), Pair()); }
+        // Of another byte.
+        __device__ __forceinline__ Pair pair(uint32_t word, uint32_t which) const {
+            return load(__byte_perm(word, table, 0x7604 | which << 4), Pair());
+        }
     };
 
     // Where dynamic shared memory begins on every card so far: the system keeps the first KB. What a kernel puts before the
