@@ -173,13 +173,15 @@ typedef struct TensorMap {
     uint64_t opaque[16];
 } __attribute__((aligned(64))) TensorMap;
 
-/* linear_sm90.cu, a cluster 128 outputs, whose blocks take a part of k each */
+/* linear_sm90.cu, a cluster 128 outputs, whose blocks take a part of k each; linear_backward_sm90.cu, a cluster 256 inputs,
+   whose blocks take a part of n each, dy [m, n] for x, and dx [m, k] for y */
 typedef struct Nf4LinearSm90Params {
     TensorMap codes;  /* as bf16 [n, k / 4] */
     TensorMap x;
     Nf4LinearParams linear;
     uint32_t splits;
-    uint32_t unused[13];
+    uint32_t accumulate;  /* 1: add to dx */
+    uint32_t unused[12];
 } Nf4LinearSm90Params;
 
 /* linear_gemm_sm90.cu, a block tiles of 128 outputs and 128 or 256 tokens */

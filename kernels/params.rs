@@ -197,7 +197,8 @@ pub struct Nf4LinearSm90Params {
     pub x: TensorMap,
     pub linear: Nf4LinearParams,
     pub splits: u32,
-    pub unused: [u32; 13usize],
+    pub accumulate: u32,
+    pub unused: [u32; 12usize],
 }
 impl Default for Nf4LinearSm90Params {
     fn default() -> Self {

@@ -1,9 +1,9 @@
 //! The linear layer without bias, `y = x W^T`, over a weight in any of its forms.
 //!
-//! Over NF4 a GPU dequantises the weight into the [workspace](crate::device::Gpu::reserve): `2 * out * in` bytes. For the
-//! forward pass of up to 64 bf16 tokens it does not: codes become fragments of the tensor cores in registers, and a
-//! block's absmax multiplies the f32 sums over its 64 inputs, so that a level is rounded to bf16 in place of
-//! `level * absmax`.
+//! Over NF4 a GPU dequantises the weight into the [workspace](crate::device::Gpu::reserve): `2 * out * in` bytes. For up to
+//! 64 bf16 tokens it does not (on Hopper; elsewhere in the forward pass alone): codes become fragments of the tensor cores in
+//! registers. There, in the forward pass, a block's absmax multiplies the f32 sums over its 64 inputs, so that a level is
+//! rounded to bf16 in place of `level * absmax`.
 //!
 //! # Cost and error
 //!
@@ -155,6 +155,11 @@ pub fn backward_input(dy: &Tensor, weight: &Weight, dx: &mut Tensor, accumulate:
     let (tokens, _) = check.matrix("dy", dy)?;
     check.tensor("dy", dy, &[tokens, outputs], FLOAT)?;
     check.tensor("dx", dx, &[tokens, inputs], Allowed::Only(dy.dtype()))?;
+    if let (Weight::Nf4(weight), Device::Cuda(gpu)) = (weight, check.device())
+        && let Some(launch) = fused::backward_input(gpu, dy, weight, dx, accumulate)?
+    {
+        return Ok(gpu.launch(&launch)?);
+    }
     weight.with_dense(|w| gemm(Layout::Nn, dy, w, dx, accumulate))
 }
 

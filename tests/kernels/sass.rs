@@ -61,7 +61,7 @@ fn products_run_on_tensor_cores_and_copies_are_wide() {
         for kernel in sass.split("Function : ").skip(1) {
             let name = kernel.lines().next().unwrap_or_default().trim();
             let expected: &[&str] = match stem {
-                "gemm_sm90" | "attention_sm90" | "linear_sm90" | "linear_gemm_sm90" => {
+                "gemm_sm90" | "attention_sm90" | "linear_sm90" | "linear_backward_sm90" | "linear_gemm_sm90" => {
                     &["HGMMA.64x", "UTMALDG.2D", "SYNCS"]
                 }
                 "attention_backward_sm90" => &["HGMMA.64x", "UTMALDG.2D", "SYNCS", "UBLKRED.G.S.ADD.F32"],

@@ -1,5 +1,5 @@
-//! Launches of `linear.cu`, `linear_sm90.cu` (few tokens) and `linear_gemm_sm90.cu` (many): an NF4 weight without a
-//! dequantised copy in memory.
+//! Launches of `linear.cu`, `linear_sm90.cu`, `linear_backward_sm90.cu` (few tokens) and `linear_gemm_sm90.cu` (many): an NF4
+//! weight without a dequantised copy in memory.
 
 use crate::device::{DType, Gpu, Launch, Tensor, TensorMap};
 use crate::ops::Result;
@@ -29,6 +29,7 @@ struct Kernel {
     plain: &'static str,
     double: &'static str,
     hopper: Hopper,
+    backward: Hopper,
 }
 
 /// The same on Hopper.
@@ -39,43 +40,56 @@ struct Hopper {
     double: &'static str,
 }
 
-/// `linear.cu` and `linear_sm90.cu` know the stages and threads too.
+/// `linear.cu`, `linear_sm90.cu` and `linear_backward_sm90.cu` know the stages and threads too.
 macro_rules! kernel {
-    ($tokens:literal, $stages:literal, hopper $hopper_stages:literal, $threads:literal) => {
+    ($tokens:literal, $stages:literal, hopper $forward:expr, backward $backward:expr) => {
         Kernel {
             tokens: $tokens,
             stages: $stages,
             plain: concat!("linear_nf4_", $tokens),
             double: concat!("linear_nf4_double_", $tokens),
             hopper: Hopper {
-                stages: $hopper_stages,
-                threads: $threads,
+                stages: $forward.0,
+                threads: $forward.1,
                 plain: concat!("linear_sm90_nf4_", $tokens),
                 double: concat!("linear_sm90_nf4_double_", $tokens),
+            },
+            backward: Hopper {
+                stages: $backward.0,
+                threads: $backward.1,
+                plain: concat!("linear_backward_sm90_nf4_", $tokens),
+                double: concat!("linear_backward_sm90_nf4_double_", $tokens),
             },
         }
     };
 }
 const KERNELS: [Kernel; 4] = [
-    kernel!(8, 8, hopper 7, 640),
-    kernel!(16, 6, hopper 6, 640),
-    kernel!(32, 4, hopper 4, 384),
-    kernel!(64, 3, hopper 3, 384),
+    kernel!(8, 8, hopper(7, 640), backward(7, 640)),
+    kernel!(16, 6, hopper(6, 640), backward(6, 384)),
+    kernel!(32, 4, hopper(4, 384), backward(5, 384)),
+    kernel!(64, 3, hopper(3, 384), backward(3, 384)),
 ];
+/// Of the weight a block of threads, and a stage, in the backward pass: inputs, and outputs.
+const BACKWARD_INPUTS: usize = 256;
+const BACKWARD_OUTPUTS: usize = 128;
+
+impl Hopper {
+    /// `Shared` of the kernel: the stages that fit below the table, the table, the other stages, the map and the barriers.
+    fn shared_bytes(&self, stage: usize) -> usize {
+        let later = self.stages.saturating_sub(BELOW_TABLE / stage);
+        BELOW_TABLE + HOPPER_TABLE_BYTES + later * stage + MAP_BYTES + self.stages * 2 * 8
+    }
+
+    fn name(&self, double: bool) -> &'static str {
+        if double { self.double } else { self.plain }
+    }
+}
 
 impl Kernel {
     fn shared_bytes(&self, double: bool) -> usize {
         // Four absmax values a row, or their four codes and the absmax that they share.
         let scales = if double { ROWS * (4 + 4) } else { ROWS * DEPTH / BLOCK * 4 };
         TABLE_BYTES + MAP_BYTES + self.stages * (ROWS * DEPTH / 2 + self.tokens * DEPTH * 2 + scales)
-    }
-
-    /// `Shared` of `linear_sm90.cu`: the stages that fit below the table, the table, the other stages, the map and the
-    /// barriers.
-    fn hopper_shared_bytes(&self) -> usize {
-        let stage = ROWS * DEPTH / 2 + self.tokens * DEPTH * 2;
-        let later = self.hopper.stages.saturating_sub(BELOW_TABLE / stage);
-        BELOW_TABLE + HOPPER_TABLE_BYTES + later * stage + MAP_BYTES + self.hopper.stages * 2 * 8
     }
 
     fn launch(&self, double: bool, params: Nf4LinearParams) -> Launch {
@@ -90,15 +104,39 @@ impl Kernel {
         let tiles = outputs.div_ceil(ROWS);
         let splits = splits(tiles, inputs.div_ceil(DEPTH), multiprocessors);
         let params = Nf4LinearSm90Params { linear, splits: splits as u32, ..Default::default() };
-        let name = if double { self.hopper.double } else { self.hopper.plain };
         // Four codes are the two bytes of a bf16.
         let codes = TensorMap { address: codes, shape: [outputs, inputs / 4], block: [ROWS, BLOCK] };
         let x = TensorMap { address: x, shape: [rows, inputs], block: [self.tokens, BLOCK] };
-        Launch::new("linear_sm90", name, [(tiles * splits) as u32, 1, 1], self.hopper.threads, params)
-            .shared(self.hopper_shared_bytes() as u32)
+        let stage = ROWS * DEPTH / 2 + self.tokens * DEPTH * DType::Bf16.size();
+        let grid = [(tiles * splits) as u32, 1, 1];
+        Launch::new("linear_sm90", self.hopper.name(double), grid, self.hopper.threads, params)
+            .shared(self.hopper.shared_bytes(stage) as u32)
             .cluster(splits as u32)
             .tensor_map(offset_of!(Nf4LinearSm90Params, codes), codes)
             .tensor_map(offset_of!(Nf4LinearSm90Params, x), x)
+    }
+
+    /// `linear`'s `x` is dy, its `y` dx.
+    fn backward(&self, double: bool, multiprocessors: usize, linear: Nf4LinearParams, accumulate: bool) -> Launch {
+        let Nf4LinearParams { x: dy, codes, m, n, k, .. } = linear;
+        let [rows, outputs, inputs] = [m, n, k].map(|x| x as usize);
+        let tiles = inputs.div_ceil(BACKWARD_INPUTS);
+        let splits = splits(tiles, outputs.div_ceil(BACKWARD_OUTPUTS), multiprocessors);
+        let (split_count, accumulate) = (splits as u32, accumulate.into());
+        let params = Nf4LinearSm90Params { linear, splits: split_count, accumulate, ..Default::default() };
+        let codes =
+            TensorMap { address: codes, shape: [outputs, inputs / 4], block: [BACKWARD_OUTPUTS, BACKWARD_INPUTS / 4] };
+        let dy = TensorMap { address: dy, shape: [rows, outputs], block: [self.tokens, BLOCK] };
+        // Four absmax values an output, or their four codes and the absmax that they share.
+        let scales = BACKWARD_OUTPUTS * if double { 4 + 4 } else { BACKWARD_INPUTS / BLOCK * 4 };
+        let stage =
+            BACKWARD_OUTPUTS * BACKWARD_INPUTS / 2 + self.tokens * BACKWARD_OUTPUTS * DType::Bf16.size() + scales;
+        let grid = [(tiles * splits) as u32, 1, 1];
+        Launch::new("linear_backward_sm90", self.backward.name(double), grid, self.backward.threads, params)
+            .shared(self.backward.shared_bytes(stage) as u32)
+            .cluster(split_count)
+            .tensor_map(offset_of!(Nf4LinearSm90Params, codes), codes)
+            .tensor_map(offset_of!(Nf4LinearSm90Params, x), dy)
     }
 }
 
@@ -194,6 +232,39 @@ pub fn forward(gpu: &Gpu, x: &Tensor, weight: &Nf4Tensor, y: &Tensor) -> Result<
     if few.is_none() && many.is_none() {
         return Ok(None);
     }
+    let params = params(x, weight, y)?;
+    let multiprocessors = gpu.multiprocessors() as usize;
+    Ok(few
+        .map(|kernel| match gpu.capability() {
+            HOPPER => kernel.hopper(double, multiprocessors, params),
+            _ => kernel.launch(double, params),
+        })
+        .or_else(|| many.map(|many| many.launch(multiprocessors, double, params))))
+}
+
+/// The launch of `dx = dy W`, or `dx += dy W`; None where the dequantised weight is the only way.
+pub fn backward_input(
+    gpu: &Gpu,
+    dy: &Tensor,
+    weight: &Nf4Tensor,
+    dx: &Tensor,
+    accumulate: bool,
+) -> Result<Option<Launch>> {
+    let [outputs, inputs] = weight.shape;
+    let double = matches!(weight.scales, Scales::Double { .. });
+    // The copy engine's lines of dy begin at multiples of 16 bytes.
+    let fits = inputs.is_multiple_of(if double { DEPTH } else { BLOCK }) && outputs.is_multiple_of(8);
+    if gpu.capability() != HOPPER || dy.dtype() != DType::Bf16 || !fits || dy.rows() == 0 {
+        return Ok(None);
+    }
+    let Some(kernel) = KERNELS.iter().find(|k| dy.rows() <= k.tokens) else { return Ok(None) };
+    let params = params(dy, weight, dx)?;
+    Ok(Some(kernel.backward(double, gpu.multiprocessors() as usize, params, accumulate)))
+}
+
+/// Of rows `x` that a weight makes rows `y` of, in either direction.
+fn params(x: &Tensor, weight: &Nf4Tensor, y: &Tensor) -> Result<Nf4LinearParams> {
+    let [outputs, inputs] = weight.shape;
     let mut params = Nf4LinearParams {
         x: x.address()?,
         codes: weight.codes.address()?,
@@ -212,13 +283,7 @@ pub fn forward(gpu: &Gpu, x: &Tensor, weight: &Nf4Tensor, y: &Tensor) -> Result<
             params.offset = offset.address()?;
         }
     }
-    let multiprocessors = gpu.multiprocessors() as usize;
-    Ok(few
-        .map(|kernel| match gpu.capability() {
-            HOPPER => kernel.hopper(double, multiprocessors, params),
-            _ => kernel.launch(double, params),
-        })
-        .or_else(|| many.map(|many| many.launch(multiprocessors, double, params))))
+    Ok(params)
 }
 
 /// In how many parts, which are the blocks of a cluster, a tile's inputs are taken: as many as leave every block a

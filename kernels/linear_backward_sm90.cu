@@ -1,0 +1,275 @@
+// dx = dy W for an NF4 weight and few tokens on Hopper's tensor cores, without the weight ever being written out: codes
+// become the left side of wgmma in registers, whose rows are inputs, so that what is computed is dx^T; the tokens are the
+// right side, in shared memory. What is added up runs across absmax values here, so a weight is scaled before it is
+// rounded: bit for bit that of nf4.cu.
+//
+// A warpgroup loads: the copy engine codes and dy, its threads the scales. Warpgroups compute, each all 256 inputs of the
+// block and its share of a stage's outputs; weights are decoded while the products of the step before are under way.
+//
+// A byte of codes is an output and two neighbouring inputs: rows g and g + 8 of a lane's fragment, by one look-up of two
+// floats. A lane reads four bytes, which are four tiles of 64 rows: tile b has of a warp's 64 inputs the pairs 4 g + b, so
+// that a lane ends up with eight neighbours.
+//
+// Budget: 112 registers a thread where four warpgroups compute, 240 where two do: 128 for the sums of 64 tokens, 32 for two
+// steps' fragments. 64 KB of shared memory for the table, the rest for stages: one block a multiprocessor.
+#include "kernel.cuh"
+#include "ptx/cluster.cuh"
+#include "ptx/cp_async.cuh"
+#include "ptx/tma.cuh"
+#include "ptx/warpgroup.cuh"
+#include "ptx/wgmma.cuh"
+#include "tile/nf4_operand.cuh"
+#include "tile/operand.cuh"
+#include "tile/store.cuh"
+
+constexpr int INPUTS = 256, OUTPUTS = 128;  // of the weight a stage
+constexpr int BLOCKS = INPUTS / KIUNGO_NF4_BLOCK, TILES = INPUTS / 64;
+
+// The scales of a stage. Called by 128 threads, an output each; what lies beyond the weight is zero.
+template <bool DOUBLE> struct StageScales;
+template <> struct StageScales<false> {
+    float absmax[OUTPUTS][BLOCKS];
+
+    __device__ __forceinline__ void copy(const Nf4LinearParams& p, uint32_t output, uint32_t block0) {
+        const uint32_t width = p.k / KIUNGO_NF4_BLOCK;
+        const float* all = reinterpret_cast<const float*>(p.absmax);
+#pragma unroll
+        for (uint32_t i = 0; i < BLOCKS; i++) {
+            const bool inside = output < p.n && block0 + i < width;
+            cp_async_4(&absmax[output % OUTPUTS][i], inside ? all + (size_t)output * width + block0 + i : all, inside ? 4 : 0);
+        }
+    }
+    __device__ __forceinline__ float get(uint32_t output, uint32_t block, const float*, float) const {
+        return absmax[output][block];
+    }
+};
+template <> struct StageScales<true> {
+    uint8_t codes[OUTPUTS][BLOCKS];
+    float absmax[OUTPUTS];  // p.k is a multiple of 256, so that the four blocks share one
+
+    __device__ __forceinline__ void copy(const Nf4LinearParams& p, uint32_t output, uint32_t block0) {
+        const size_t at = output < p.n ? (size_t)output * (p.k / KIUNGO_NF4_BLOCK) + block0 : 0;
+        const uint32_t bytes = output < p.n ? 4 : 0;
+        cp_async_4(codes[output % OUTPUTS], reinterpret_cast<const uint8_t*>(p.scale_codes) + at, bytes);
+        cp_async_4(&absmax[output % OUTPUTS], reinterpret_cast<const float*>(p.absmax) + at / KIUNGO_NF4_NESTED_BLOCK, bytes);
+    }
+    __device__ __forceinline__ float get(uint32_t output, uint32_t block, const float* map, float offset) const {
+        return __fadd_rn(__fmul_rn(map[codes[output][block]], absmax[output]), offset);
+    }
+};
+
+// Products of a lane: rows of four tiles of 64 inputs, of TOKENS columns.
+template <int TOKENS> using Sums = float[TILES][TOKENS / 2];
+
+// DEEP warpgroups share a stage's outputs.
+template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Backward {
+    static constexpr int CONSUMERS = 128 * DEEP;
+    static constexpr int MINE = OUTPUTS / DEEP, STEPS = MINE / 16;
+    using Dy = OperandTile<TOKENS, true>;
+    using Table = PairTable<float2>;
+    static constexpr int LINE = INPUTS + 4;  // floats a token while sums are added up, so that lanes use all banks
+    struct Stage {
+        uint8_t codes[OUTPUTS][INPUTS / 2];  // 16-byte chunks swizzled
+        bf16 dy[OUTPUTS / Dy::DEPTH][Dy::ELEMENTS];
+        StageScales<DOUBLE> scales;
+    };
+    static_assert(sizeof(Stage) % 1024 == 0 && STEPS % 2 == 0);
+    // Shared memory: some stages, the table at the next multiple of 64 KB, the other stages, and what is small. After the
+    // last stage, sums are in the other stages' place.
+    struct Small {
+        float map[256];
+        Barrier full[STAGES], empty[STAGES];
+    };
+    struct Shared {
+        static constexpr uint32_t FIRST = Table::BELOW / sizeof(Stage), ABOVE = Table::BELOW + Table::BYTES;
+        static constexpr uint32_t LATER = STAGES - FIRST;
+        static_assert(STAGES > FIRST && TOKENS * LINE * sizeof(float) <= LATER * sizeof(Stage), "the sums take the stages' place");
+        unsigned char* memory;
+        Table table;
+
+        __device__ __forceinline__ explicit Shared(unsigned char* memory) : memory(memory), table(memory) {
+            Table::check(memory);
+        }
+        __device__ __forceinline__ Stage& stage(uint32_t i) const {
+            const uint32_t at = i < FIRST ? i * sizeof(Stage) : ABOVE + (i - FIRST) * sizeof(Stage);
+            return *reinterpret_cast<Stage*>(memory + at);
+        }
+        __device__ __forceinline__ Small& small() const {
+            return *reinterpret_cast<Small*>(memory + ABOVE + LATER * sizeof(Stage));
+        }
+        __device__ __forceinline__ float* sums() const { return reinterpret_cast<float*>(memory + ABOVE); }
+    };
+
+    // A warpgroup: loads this block's stages.
+    static __device__ __forceinline__ void load(const Nf4LinearSm90Params& p, const Shared& shared, uint32_t input0, int first,
+                                                int steps) {
+        Ring<STAGES> at;
+        for (int step = first; step < first + steps; step++, at.advance()) {
+            Stage& stage = shared.stage(at.stage);
+            Barrier* full = &shared.small().full[at.stage];
+            barrier_wait(&shared.small().empty[at.stage], at.parity ^ 1);
+            if (threadIdx.x == CONSUMERS) {
+                barrier_arrive_expecting(full, sizeof(stage.codes) + sizeof(stage.dy));
+                tma_load(stage.codes, &p.codes, input0 / 4, step * OUTPUTS, full);
+#pragma unroll
+                for (int half = 0; half < OUTPUTS / Dy::DEPTH; half++) {
+                    Dy::template load<1>(stage.dy[half], &p.x, 0, step * OUTPUTS + half * Dy::DEPTH, full, 0);
+                }
+            }
+            stage.scales.copy(p.linear, step * OUTPUTS + threadIdx.x % 128, input0 / KIUNGO_NF4_BLOCK);
+            cp_async_arrive(full);
+        }
+        cp_async_wait<0>();
+    }
+
+    // The 16 outputs from `output` on, a multiple of 16, as the fragments of all tiles.
+    static __device__ __forceinline__ void decode(Fragment& a, const typename Table::Look& look, const Stage& stage, uint32_t output,
+                                                  const float* map, float offset) {
+        const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, word = warp * 8 + lane / 4;
+#pragma unroll
+        for (uint32_t half = 0; half < 2; half++) {
+            const uint32_t line = output + half * 8 + lane % 4 * 2;
+            const auto codes = [&](uint32_t line) {
+                const uint8_t* chunk = stage.codes[line] + (word / 4 ^ line % 8) * 16;
+                return *reinterpret_cast<const uint32_t*>(chunk + word % 4 * 4);
+            };
+            const uint32_t code0 = codes(line), code1 = codes(line + 1);
+            const float scale0 = stage.scales.get(line, warp, map, offset), scale1 = stage.scales.get(line + 1, warp, map, offset);
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++) {
+                const float2 w0 = look.pair(code0, tile), w1 = look.pair(code1, tile);
+                a[tile][half * 2] = pack(__fmul_rn(w0.x, scale0), __fmul_rn(w1.x, scale1));
+                a[tile][half * 2 + 1] = pack(__fmul_rn(w0.y, scale0), __fmul_rn(w1.y, scale1));
+            }
+        }
+    }
+
+    static __device__ __forceinline__ void multiply(Sums<TOKENS>& sums, const Fragment& a, uint64_t dy) {
+        wgmma_begin();
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) wgmma_registers<TOKENS, true>(sums[tile], a[tile], dy, true);
+        wgmma_commit();
+    }
+
+    static __device__ __forceinline__ void wait(Sums<TOKENS>& sums, Fragment& a) {
+        wgmma_wait<0>();
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) keep(sums[tile]);
+        keep(a);
+    }
+
+    // A warpgroup's part: of each stage, MINE outputs from BEGIN on.
+    template <int BEGIN>
+    static __device__ __forceinline__ void compute(const Nf4LinearSm90Params& p, const Shared& shared, Sums<TOKENS>& sums, int steps) {
+        const float offset = DOUBLE ? *reinterpret_cast<const float*>(p.linear.offset) : 0.0f;
+        const typename Table::Look look(shared.table, 0);
+        const float* map = shared.small().map;
+        Fragment a[2];
+        Ring<STAGES> at;
+        uint32_t before = 0;
+        for (int step = 0; step < steps; step++, at.advance()) {
+            const Stage& stage = shared.stage(at.stage);
+            barrier_wait(&shared.small().full[at.stage], at.parity);
+            const uint64_t dy = Dy::descriptor(stage.dy[BEGIN / Dy::DEPTH], 0, BEGIN % Dy::DEPTH);
+#pragma unroll
+            for (int i = 0; i < STEPS; i++) {
+                decode(a[i % 2], look, stage, BEGIN + i * 16, map, offset);
+                if (i > 0 || step > 0) wait(sums, a[(i + 1) % 2]);
+                if (i == 0 && step > 0 && threadIdx.x % 32 == 0) barrier_arrive(&shared.small().empty[before]);
+                multiply(sums, a[i % 2], Dy::further(dy, i * 16 / Dy::DEPTH * Dy::BYTES + i * 16 % Dy::DEPTH * sizeof(bf16)));
+            }
+            before = at.stage;
+        }
+        wait(sums, a[1]);
+    }
+
+    static __device__ __forceinline__ void run(const Nf4LinearSm90Params& p) {
+        DYNAMIC_SHARED(unsigned char, memory);
+        const Shared shared(memory);
+        if (threadIdx.x == 0) {
+            for (int i = 0; i < STAGES; i++) {
+                barrier_init(&shared.small().full[i], 1 + 128);
+                barrier_init(&shared.small().empty[i], CONSUMERS / 32);
+            }
+            barrier_init_fence();
+        }
+        __syncthreads();
+        const uint32_t splits = p.splits, rank = blockIdx.x % splits, input0 = blockIdx.x / splits * INPUTS;
+        const int all = (p.linear.n + OUTPUTS - 1) / OUTPUTS, first = all * rank / splits;
+        const int steps = all * (rank + 1) / splits - first;
+        if (threadIdx.x >= CONSUMERS) {
+            fewer_registers<DEEP == 4 ? 32 : 24>();
+            load(p, shared, input0, first, steps);
+            return;
+        }
+        more_registers<DEEP == 4 ? 112 : 240>();
+        shared.table.fill(threadIdx.x, CONSUMERS);
+        if (DOUBLE && threadIdx.x < 256) {
+            shared.small().map[threadIdx.x] = reinterpret_cast<const float*>(p.linear.map)[threadIdx.x];
+        }
+        named_barrier(1, CONSUMERS);
+        Sums<TOKENS> sums = {};
+        // Known to the compiler, so that addresses are made once a stage.
+        switch (threadIdx.x / 128) {
+            case 0: compute<0>(p, shared, sums, steps); break;
+            case 1: compute<MINE>(p, shared, sums, steps); break;
+            case 2: compute<MINE * 2 % OUTPUTS>(p, shared, sums, steps); break;
+            case 3: compute<MINE * 3 % OUTPUTS>(p, shared, sums, steps); break;
+        }
+        add_up(p, shared, sums, input0, rank);
+    }
+
+    // The sums of all warpgroups, then those of all blocks of the cluster, in order; dx from there.
+    static __device__ __forceinline__ void add_up(const Nf4LinearSm90Params& p, const Shared& shared, const Sums<TOKENS>& sums,
+                                                  uint32_t input0, uint32_t rank) {
+        const uint32_t lane = threadIdx.x % 32, input = threadIdx.x / 32 % 4 * 64 + lane / 4 * 8;
+        float* all = shared.sums();
+#pragma unroll
+        for (int deep = DEEP - 1; deep >= 0; deep--) {
+            named_barrier(1, CONSUMERS);
+            if ((int)threadIdx.x / 128 != deep) continue;
+#pragma unroll
+            for (int i = 0; i < TOKENS / 4; i++) {
+                float* to = all + (i / 2 * 8 + lane % 4 * 2 + i % 2) * LINE + input;
+#pragma unroll
+                for (int tile = 0; tile < TILES; tile++) {
+                    const float low = sums[tile][i / 2 * 4 + i % 2], high = sums[tile][i / 2 * 4 + i % 2 + 2];
+                    float2* two = reinterpret_cast<float2*>(to) + tile;
+                    const float2 old = deep == DEEP - 1 ? make_float2(0.0f, 0.0f) : *two;
+                    *two = make_float2(low + old.x, high + old.y);
+                }
+            }
+        }
+        p.splits > 1 ? cluster_sync() : named_barrier(1, CONSUMERS);
+        const Nf4LinearParams& linear = p.linear;
+        const uint32_t tokens = min(linear.m, (uint32_t)TOKENS);
+        for (uint32_t i = threadIdx.x * p.splits + rank; i < tokens * (INPUTS / 4); i += CONSUMERS * p.splits) {
+            const uint32_t token = i / (INPUTS / 4), column = i % (INPUTS / 4) * 4;
+            const float* from = all + token * LINE + column;
+            float4 sum = *reinterpret_cast<const float4*>(from);
+            if (p.splits > 1) sum = load_shared_of(from, 0);
+            for (uint32_t of = 1; of < p.splits; of++) {
+                const float4 part = load_shared_of(from, of);
+                sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
+            }
+            const Row<bf16> dx{reinterpret_cast<bf16*>(linear.y) + (size_t)token * linear.k, linear.k, p.accumulate != 0};
+            dx.store(input0 + column, sum.x, sum.y);
+            dx.store(input0 + column + 2, sum.z, sum.w);
+        }
+        if (p.splits > 1) cluster_sync();  // others may still read these sums
+    }
+};
+
+// Up to 8, 16, 32 and 64 tokens. linear/fused.rs knows the stages and threads.
+#define LINEAR_BACKWARD_NF4(kind, tokens, stages, deep, dbl)                                   \
+    KERNEL(linear_backward_sm90_##kind##_##tokens, Nf4LinearSm90Params, 128 * deep + 128, 1) { \
+        Nf4Backward<tokens, stages, deep, dbl>::run(p);                                        \
+    }
+LINEAR_BACKWARD_NF4(nf4, 8, 7, 4, false)
+LINEAR_BACKWARD_NF4(nf4, 16, 6, 2, false)
+LINEAR_BACKWARD_NF4(nf4, 32, 5, 2, false)
+LINEAR_BACKWARD_NF4(nf4, 64, 3, 2, false)
+LINEAR_BACKWARD_NF4(nf4_double, 8, 7, 4, true)
+LINEAR_BACKWARD_NF4(nf4_double, 16, 6, 2, true)
+LINEAR_BACKWARD_NF4(nf4_double, 32, 5, 2, true)
+LINEAR_BACKWARD_NF4(nf4_double, 64, 3, 2, true)
