@@ -4,14 +4,14 @@
 // rounded: bit for bit that of nf4.cu.
 //
 // A warpgroup loads: the copy engine codes and dy, its threads the scales. Warpgroups compute, each all 256 inputs of the
-// block and its share of a stage's outputs; weights are decoded while the products of the step before are under way.
+// block and its share of a stage's outputs (for more than 64 tokens, half the inputs and all outputs); weights are decoded
+// while the products of the step before are under way.
 //
 // A byte of codes is an output and two neighbouring inputs: rows g and g + 8 of a lane's fragment, by one look-up of two
 // floats. A lane reads four bytes, which are four tiles of 64 rows: tile b has of a warp's 64 inputs the pairs 4 g + b, so
 // that a lane ends up with eight neighbours.
 //
-// Budget: 112 registers a thread where four warpgroups compute, 240 where two do: 128 for the sums of 64 tokens, 32 for two
-// steps' fragments. 64 KB of shared memory for the table, the rest for stages: one block a multiprocessor.
+// Budget: 112 registers a thread where four warpgroups compute, 240 where two do: 128 for sums, 32 for two steps' fragments. 64 KB of shared memory for the table, the rest for stages: one block a multiprocessor.
 #include "kernel.cuh"
 #include "ptx/cluster.cuh"
 #include "ptx/cp_async.cuh"
@@ -22,12 +22,11 @@
 #include "tile/operand.cuh"
 #include "tile/store.cuh"
 
-constexpr int INPUTS = 256, OUTPUTS = 128;  // of the weight a stage
+constexpr int INPUTS = 256;  // of the weight a stage
 constexpr int BLOCKS = INPUTS / KIUNGO_NF4_BLOCK, TILES = INPUTS / 64;
 
-// The scales of a stage. Called by 128 threads, an output each; what lies beyond the weight is zero.
-template <bool DOUBLE> struct StageScales;
-template <> struct StageScales<false> {
+// The scales of a stage. `copy` is called by a thread for each output; what lies beyond the weight is zero.
+template <int OUTPUTS, bool DOUBLE> struct StageScales {
     float absmax[OUTPUTS][BLOCKS];
 
     __device__ __forceinline__ void copy(const Nf4LinearParams& p, uint32_t output, uint32_t block0) {
@@ -43,7 +42,7 @@ template <> struct StageScales<false> {
         return absmax[output][block];
     }
 };
-template <> struct StageScales<true> {
+template <int OUTPUTS> struct StageScales<OUTPUTS, true> {
     uint8_t codes[OUTPUTS][BLOCKS];
     float absmax[OUTPUTS];  // p.k is a multiple of 256, so that the four blocks share one
 
@@ -58,22 +57,23 @@ template <> struct StageScales<true> {
     }
 };
 
-// Products of a lane: rows of four tiles of 64 inputs, of TOKENS columns.
-template <int TOKENS> using Sums = float[TILES][TOKENS / 2];
-
-// DEEP warpgroups share a stage's outputs.
-template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Backward {
-    static constexpr int CONSUMERS = 128 * DEEP;
-    static constexpr int MINE = OUTPUTS / DEEP, STEPS = MINE / 16;
+// DEEP warpgroups share a stage's OUTPUTS, times ACROSS its inputs.
+template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE> struct Nf4Backward {
+    static constexpr int CONSUMERS = 128 * DEEP * ACROSS;
+    static constexpr int MINE = OUTPUTS / DEEP, STEPS = MINE / 16, MY_TILES = TILES / ACROSS;
+    static constexpr int ADDED = TOKENS < 64 ? TOKENS : 64;  // tokens whose sums are added up at once
+    // A warpgroup's products, and its part of the left side for one step.
+    using Sums = float[MY_TILES][TOKENS / 2];
+    using Fragments = uint32_t[MY_TILES][4];
     using Dy = OperandTile<TOKENS, true>;
     using Table = PairTable<float2>;
     static constexpr int LINE = INPUTS + 4;  // floats a token while sums are added up, so that lanes use all banks
-    struct Stage {
+    struct alignas(1024) Stage {
         uint8_t codes[OUTPUTS][INPUTS / 2];  // 16-byte chunks swizzled
         bf16 dy[OUTPUTS / Dy::DEPTH][Dy::ELEMENTS];
-        StageScales<DOUBLE> scales;
+        StageScales<OUTPUTS, DOUBLE> scales;
     };
-    static_assert(sizeof(Stage) % 1024 == 0 && STEPS % 2 == 0);
+    static_assert(STEPS % 2 == 0 && OUTPUTS <= 128, "fragments take turns; a thread that loads has an output");
     // Shared memory: some stages, the table at the next multiple of 64 KB, the other stages, and what is small. After the
     // last stage, sums are in the other stages' place.
     struct Small {
@@ -83,7 +83,7 @@ template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Backward {
     struct Shared {
         static constexpr uint32_t FIRST = Table::BELOW / sizeof(Stage), ABOVE = Table::BELOW + Table::BYTES;
         static constexpr uint32_t LATER = STAGES - FIRST;
-        static_assert(STAGES > FIRST && TOKENS * LINE * sizeof(float) <= LATER * sizeof(Stage), "the sums take the stages' place");
+        static_assert(STAGES > FIRST && ADDED * LINE * sizeof(float) <= LATER * sizeof(Stage), "the sums take the stages' place");
         unsigned char* memory;
         Table table;
 
@@ -116,14 +116,15 @@ template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Backward {
                     Dy::template load<1>(stage.dy[half], &p.x, 0, step * OUTPUTS + half * Dy::DEPTH, full, 0);
                 }
             }
-            stage.scales.copy(p.linear, step * OUTPUTS + threadIdx.x % 128, input0 / KIUNGO_NF4_BLOCK);
+            const uint32_t mine = threadIdx.x % 128;
+            if (mine < OUTPUTS) stage.scales.copy(p.linear, step * OUTPUTS + mine, input0 / KIUNGO_NF4_BLOCK);
             cp_async_arrive(full);
         }
         cp_async_wait<0>();
     }
 
-    // The 16 outputs from `output` on, a multiple of 16, as the fragments of all tiles.
-    static __device__ __forceinline__ void decode(Fragment& a, const typename Table::Look& look, const Stage& stage, uint32_t output,
+    // The 16 outputs from `output` on, a multiple of 16, as the fragments of tiles from FIRST on.
+    template <int FIRST> static __device__ __forceinline__ void decode(Fragments& a, const typename Table::Look& look, const Stage& stage, uint32_t output,
                                                   const float* map, float offset) {
         const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, word = warp * 8 + lane / 4;
 #pragma unroll
@@ -136,35 +137,39 @@ template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Backward {
             const uint32_t code0 = codes(line), code1 = codes(line + 1);
             const float scale0 = stage.scales.get(line, warp, map, offset), scale1 = stage.scales.get(line + 1, warp, map, offset);
 #pragma unroll
-            for (int tile = 0; tile < TILES; tile++) {
-                const float2 w0 = look.pair(code0, tile), w1 = look.pair(code1, tile);
+            for (int tile = 0; tile < MY_TILES; tile++) {
+                const float2 w0 = look.pair(code0, FIRST + tile), w1 = look.pair(code1, FIRST + tile);
                 a[tile][half * 2] = pack(__fmul_rn(w0.x, scale0), __fmul_rn(w1.x, scale1));
                 a[tile][half * 2 + 1] = pack(__fmul_rn(w0.y, scale0), __fmul_rn(w1.y, scale1));
             }
         }
     }
 
-    static __device__ __forceinline__ void multiply(Sums<TOKENS>& sums, const Fragment& a, uint64_t dy) {
+    static __device__ __forceinline__ void multiply(Sums& sums, const Fragments& a, uint64_t dy) {
         wgmma_begin();
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++) wgmma_registers<TOKENS, true>(sums[tile], a[tile], dy, true);
+        for (int tile = 0; tile < MY_TILES; tile++) wgmma_registers<TOKENS, true>(sums[tile], a[tile], dy, true);
         wgmma_commit();
     }
 
-    static __device__ __forceinline__ void wait(Sums<TOKENS>& sums, Fragment& a) {
+    static __device__ __forceinline__ void wait(Sums& sums, Fragments& a) {
         wgmma_wait<0>();
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++) keep(sums[tile]);
-        keep(a);
+        for (int tile = 0; tile < MY_TILES; tile++) {
+            keep(sums[tile]);
+#pragma unroll
+            for (int i = 0; i < 4; i++) asm volatile("" : "+r"(a[tile][i]));
+        }
     }
 
-    // A warpgroup's part: of each stage, MINE outputs from BEGIN on.
-    template <int BEGIN>
-    static __device__ __forceinline__ void compute(const Nf4LinearSm90Params& p, const Shared& shared, Sums<TOKENS>& sums, int steps) {
+    // Warpgroup WHICH's part: of each stage, MINE outputs, and of these MY_TILES tiles of inputs.
+    template <int WHICH>
+    static __device__ __forceinline__ void compute(const Nf4LinearSm90Params& p, const Shared& shared, Sums& sums, int steps) {
+        constexpr int BEGIN = WHICH / ACROSS % DEEP * MINE, FIRST = WHICH % ACROSS * MY_TILES;
         const float offset = DOUBLE ? *reinterpret_cast<const float*>(p.linear.offset) : 0.0f;
         const typename Table::Look look(shared.table, 0);
         const float* map = shared.small().map;
-        Fragment a[2];
+        Fragments a[2];
         Ring<STAGES> at;
         uint32_t before = 0;
         for (int step = 0; step < steps; step++, at.advance()) {
@@ -173,7 +178,7 @@ template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Backward {
             const uint64_t dy = Dy::descriptor(stage.dy[BEGIN / Dy::DEPTH], 0, BEGIN % Dy::DEPTH);
 #pragma unroll
             for (int i = 0; i < STEPS; i++) {
-                decode(a[i % 2], look, stage, BEGIN + i * 16, map, offset);
+                decode<FIRST>(a[i % 2], look, stage, BEGIN + i * 16, map, offset);
                 if (i > 0 || step > 0) wait(sums, a[(i + 1) % 2]);
                 if (i == 0 && step > 0 && threadIdx.x % 32 == 0) barrier_arrive(&shared.small().empty[before]);
                 multiply(sums, a[i % 2], Dy::further(dy, i * 16 / Dy::DEPTH * Dy::BYTES + i * 16 % Dy::DEPTH * sizeof(bf16)));
@@ -198,52 +203,55 @@ template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Backward {
         const int all = (p.linear.n + OUTPUTS - 1) / OUTPUTS, first = all * rank / splits;
         const int steps = all * (rank + 1) / splits - first;
         if (threadIdx.x >= CONSUMERS) {
-            fewer_registers<DEEP == 4 ? 32 : 24>();
+            fewer_registers<CONSUMERS == 512 ? 32 : 24>();
             load(p, shared, input0, first, steps);
             return;
         }
-        more_registers<DEEP == 4 ? 112 : 240>();
+        more_registers<CONSUMERS == 512 ? 112 : 240>();
         shared.table.fill(threadIdx.x, CONSUMERS);
         if (DOUBLE && threadIdx.x < 256) {
             shared.small().map[threadIdx.x] = reinterpret_cast<const float*>(p.linear.map)[threadIdx.x];
         }
         named_barrier(1, CONSUMERS);
-        Sums<TOKENS> sums = {};
+        Sums sums = {};
         // Known to the compiler, so that addresses are made once a stage.
-        switch (threadIdx.x / 128) {
-            case 0: compute<0>(p, shared, sums, steps); break;
-            case 1: compute<MINE>(p, shared, sums, steps); break;
-            case 2: compute<MINE * 2 % OUTPUTS>(p, shared, sums, steps); break;
-            case 3: compute<MINE * 3 % OUTPUTS>(p, shared, sums, steps); break;
+        const int which = threadIdx.x / 128;
+        if (which == 0) compute<0>(p, shared, sums, steps);
+        if (which == 1) compute<1>(p, shared, sums, steps);
+        if constexpr (CONSUMERS == 512) {
+            if (which == 2) compute<2>(p, shared, sums, steps);
+            if (which == 3) compute<3>(p, shared, sums, steps);
         }
-        add_up(p, shared, sums, input0, rank);
+#pragma unroll
+        for (int token = 0; token < TOKENS; token += ADDED) add_up(p, shared, sums, input0, rank, token);
     }
 
-    // The sums of all warpgroups, then those of all blocks of the cluster, in order; dx from there.
-    static __device__ __forceinline__ void add_up(const Nf4LinearSm90Params& p, const Shared& shared, const Sums<TOKENS>& sums,
-                                                  uint32_t input0, uint32_t rank) {
+    // ADDED tokens from `token0` on: the sums of all warpgroups, then those of all blocks of the cluster, in order; dx from there.
+    static __device__ __forceinline__ void add_up(const Nf4LinearSm90Params& p, const Shared& shared, const Sums& sums,
+                                                  uint32_t input0, uint32_t rank, int token0) {
         const uint32_t lane = threadIdx.x % 32, input = threadIdx.x / 32 % 4 * 64 + lane / 4 * 8;
+        const int which = threadIdx.x / 128;
         float* all = shared.sums();
 #pragma unroll
         for (int deep = DEEP - 1; deep >= 0; deep--) {
             named_barrier(1, CONSUMERS);
-            if ((int)threadIdx.x / 128 != deep) continue;
+            if (which / ACROSS != deep) continue;
 #pragma unroll
-            for (int i = 0; i < TOKENS / 4; i++) {
+            for (int i = 0; i < ADDED / 4; i++) {
                 float* to = all + (i / 2 * 8 + lane % 4 * 2 + i % 2) * LINE + input;
+                const int at = token0 / 2 + i / 2 * 4 + i % 2;
 #pragma unroll
-                for (int tile = 0; tile < TILES; tile++) {
-                    const float low = sums[tile][i / 2 * 4 + i % 2], high = sums[tile][i / 2 * 4 + i % 2 + 2];
-                    float2* two = reinterpret_cast<float2*>(to) + tile;
+                for (int tile = 0; tile < MY_TILES; tile++) {
+                    float2* two = reinterpret_cast<float2*>(to) + which % ACROSS * MY_TILES + tile;
                     const float2 old = deep == DEEP - 1 ? make_float2(0.0f, 0.0f) : *two;
-                    *two = make_float2(low + old.x, high + old.y);
+                    *two = make_float2(sums[tile][at] + old.x, sums[tile][at + 2] + old.y);
                 }
             }
         }
         p.splits > 1 ? cluster_sync() : named_barrier(1, CONSUMERS);
         const Nf4LinearParams& linear = p.linear;
-        const uint32_t tokens = min(linear.m, (uint32_t)TOKENS);
-        for (uint32_t i = threadIdx.x * p.splits + rank; i < tokens * (INPUTS / 4); i += CONSUMERS * p.splits) {
+        const int tokens = min((int)linear.m - token0, ADDED);
+        for (int i = threadIdx.x * p.splits + rank; i < tokens * (INPUTS / 4); i += CONSUMERS * p.splits) {
             const uint32_t token = i / (INPUTS / 4), column = i % (INPUTS / 4) * 4;
             const float* from = all + token * LINE + column;
             float4 sum = *reinterpret_cast<const float4*>(from);
@@ -252,7 +260,8 @@ template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Backward {
                 const float4 part = load_shared_of(from, of);
                 sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
             }
-            const Row<bf16> dx{reinterpret_cast<bf16*>(linear.y) + (size_t)token * linear.k, linear.k, p.accumulate != 0};
+            bf16* first = reinterpret_cast<bf16*>(linear.y) + (size_t)(token0 + token) * linear.k;
+            const Row<bf16> dx{first, linear.k, p.accumulate != 0};
             dx.store(input0 + column, sum.x, sum.y);
             dx.store(input0 + column + 2, sum.z, sum.w);
         }
@@ -260,16 +269,16 @@ template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Backward {
     }
 };
 
-// Up to 8, 16, 32 and 64 tokens. linear/fused.rs knows the stages and threads.
-#define LINEAR_BACKWARD_NF4(kind, tokens, stages, deep, dbl)                                   \
-    KERNEL(linear_backward_sm90_##kind##_##tokens, Nf4LinearSm90Params, 128 * deep + 128, 1) { \
-        Nf4Backward<tokens, stages, deep, dbl>::run(p);                                        \
+// Up to so many tokens. linear/fused.rs knows a stage's outputs, the stages and the threads.
+#define LINEAR_BACKWARD_NF4(tokens, outputs, stages, deep, across)                                        \
+    KERNEL(linear_backward_sm90_nf4_##tokens, Nf4LinearSm90Params, 128 * deep * across + 128, 1) {        \
+        Nf4Backward<tokens, outputs, stages, deep, across, false>::run(p);                                \
+    }                                                                                                     \
+    KERNEL(linear_backward_sm90_nf4_double_##tokens, Nf4LinearSm90Params, 128 * deep * across + 128, 1) { \
+        Nf4Backward<tokens, outputs, stages, deep, across, true>::run(p);                                 \
     }
-LINEAR_BACKWARD_NF4(nf4, 8, 7, 4, false)
-LINEAR_BACKWARD_NF4(nf4, 16, 6, 2, false)
-LINEAR_BACKWARD_NF4(nf4, 32, 5, 2, false)
-LINEAR_BACKWARD_NF4(nf4, 64, 3, 2, false)
-LINEAR_BACKWARD_NF4(nf4_double, 8, 7, 4, true)
-LINEAR_BACKWARD_NF4(nf4_double, 16, 6, 2, true)
-LINEAR_BACKWARD_NF4(nf4_double, 32, 5, 2, true)
-LINEAR_BACKWARD_NF4(nf4_double, 64, 3, 2, true)
+LINEAR_BACKWARD_NF4(8, 128, 7, 4, 1)
+LINEAR_BACKWARD_NF4(16, 128, 6, 2, 1)
+LINEAR_BACKWARD_NF4(32, 128, 5, 2, 1)
+LINEAR_BACKWARD_NF4(64, 128, 3, 2, 1)
+LINEAR_BACKWARD_NF4(128, 64, 5, 1, 2)

@@ -55,10 +55,19 @@ fn forward_and_backward() {
 
 #[test]
 fn few_tokens_over_nf4() {
-    // Tokens of every fused kernel, at its edges, and one more than the last takes; rows and inputs off its tiles.
-    for [tokens, outputs, inputs] in
-        [[5, 24, 192], [8, 130, 256], [9, 129, 512], [16, 24, 64], [33, 136, 320], [64, 40, 768], [65, 24, 256]]
-    {
+    // Tokens of every fused kernel, at its edges, and one more than the last takes; rows and inputs off its tiles, and more than
+    // its stages hold.
+    for [tokens, outputs, inputs] in [
+        [5, 24, 192],
+        [8, 130, 256],
+        [9, 129, 512],
+        [16, 24, 64],
+        [33, 136, 320],
+        [64, 1000, 768],
+        [65, 24, 256],
+        [128, 520, 320],
+        [129, 24, 64],
+    ] {
         let mut rng = rng(3);
         let w = normal_bf16(&mut rng, outputs * inputs);
         let (x, dy) = (normal_bf16(&mut rng, tokens * inputs), normal_bf16(&mut rng, tokens * outputs));

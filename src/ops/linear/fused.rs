@@ -29,7 +29,6 @@ struct Kernel {
     plain: &'static str,
     double: &'static str,
     hopper: Hopper,
-    backward: Hopper,
 }
 
 /// The same on Hopper.
@@ -40,38 +39,29 @@ struct Hopper {
     double: &'static str,
 }
 
-/// `linear.cu`, `linear_sm90.cu` and `linear_backward_sm90.cu` know the stages and threads too.
+/// `linear.cu` and `linear_sm90.cu` know the stages and threads too.
 macro_rules! kernel {
-    ($tokens:literal, $stages:literal, hopper $forward:expr, backward $backward:expr) => {
+    ($tokens:literal, $stages:literal, hopper $hopper_stages:literal, $threads:literal) => {
         Kernel {
             tokens: $tokens,
             stages: $stages,
             plain: concat!("linear_nf4_", $tokens),
             double: concat!("linear_nf4_double_", $tokens),
             hopper: Hopper {
-                stages: $forward.0,
-                threads: $forward.1,
+                stages: $hopper_stages,
+                threads: $threads,
                 plain: concat!("linear_sm90_nf4_", $tokens),
                 double: concat!("linear_sm90_nf4_double_", $tokens),
-            },
-            backward: Hopper {
-                stages: $backward.0,
-                threads: $backward.1,
-                plain: concat!("linear_backward_sm90_nf4_", $tokens),
-                double: concat!("linear_backward_sm90_nf4_double_", $tokens),
             },
         }
     };
 }
 const KERNELS: [Kernel; 4] = [
-    kernel!(8, 8, hopper(7, 640), backward(7, 640)),
-    kernel!(16, 6, hopper(6, 640), backward(6, 384)),
-    kernel!(32, 4, hopper(4, 384), backward(5, 384)),
-    kernel!(64, 3, hopper(3, 384), backward(3, 384)),
+    kernel!(8, 8, hopper 7, 640),
+    kernel!(16, 6, hopper 6, 640),
+    kernel!(32, 4, hopper 4, 384),
+    kernel!(64, 3, hopper 3, 384),
 ];
-/// Of the weight a block of threads, and a stage, in the backward pass: inputs, and outputs.
-const BACKWARD_INPUTS: usize = 256;
-const BACKWARD_OUTPUTS: usize = 128;
 
 impl Hopper {
     /// `Shared` of the kernel: the stages that fit below the table, the table, the other stages, the map and the barriers.
@@ -115,26 +105,63 @@ impl Kernel {
             .tensor_map(offset_of!(Nf4LinearSm90Params, codes), codes)
             .tensor_map(offset_of!(Nf4LinearSm90Params, x), x)
     }
+}
+
+/// A kernel of `linear_backward_sm90.cu`, for up to so many tokens.
+struct Backward {
+    tokens: usize,
+    /// Of the weight a stage.
+    outputs: usize,
+    hopper: Hopper,
+}
+
+/// It knows a stage's outputs, the stages and the threads too.
+macro_rules! backward {
+    ($tokens:literal, $outputs:literal, $stages:literal, $threads:literal) => {
+        Backward {
+            tokens: $tokens,
+            outputs: $outputs,
+            hopper: Hopper {
+                stages: $stages,
+                threads: $threads,
+                plain: concat!("linear_backward_sm90_nf4_", $tokens),
+                double: concat!("linear_backward_sm90_nf4_double_", $tokens),
+            },
+        }
+    };
+}
+const BACKWARD: [Backward; 5] = [
+    backward!(8, 128, 7, 640),
+    backward!(16, 128, 6, 384),
+    backward!(32, 128, 5, 384),
+    backward!(64, 128, 3, 384),
+    backward!(128, 64, 5, 384),
+];
+/// Of the weight a block of threads.
+const BACKWARD_INPUTS: usize = 256;
+
+impl Backward {
+    /// The stages begin at multiples of this, as swizzled lines do.
+    const STAGE_ALIGNMENT: usize = 1024;
 
     /// `linear`'s `x` is dy, its `y` dx.
-    fn backward(&self, double: bool, multiprocessors: usize, linear: Nf4LinearParams, accumulate: bool) -> Launch {
+    fn launch(&self, double: bool, multiprocessors: usize, linear: Nf4LinearParams, accumulate: bool) -> Launch {
         let Nf4LinearParams { x: dy, codes, m, n, k, .. } = linear;
         let [rows, outputs, inputs] = [m, n, k].map(|x| x as usize);
         let tiles = inputs.div_ceil(BACKWARD_INPUTS);
-        let splits = splits(tiles, outputs.div_ceil(BACKWARD_OUTPUTS), multiprocessors);
-        let (split_count, accumulate) = (splits as u32, accumulate.into());
-        let params = Nf4LinearSm90Params { linear, splits: split_count, accumulate, ..Default::default() };
+        let splits = splits(tiles, outputs.div_ceil(self.outputs), multiprocessors);
         let codes =
-            TensorMap { address: codes, shape: [outputs, inputs / 4], block: [BACKWARD_OUTPUTS, BACKWARD_INPUTS / 4] };
+            TensorMap { address: codes, shape: [outputs, inputs / 4], block: [self.outputs, BACKWARD_INPUTS / 4] };
         let dy = TensorMap { address: dy, shape: [rows, outputs], block: [self.tokens, BLOCK] };
         // Four absmax values an output, or their four codes and the absmax that they share.
-        let scales = BACKWARD_OUTPUTS * if double { 4 + 4 } else { BACKWARD_INPUTS / BLOCK * 4 };
-        let stage =
-            BACKWARD_OUTPUTS * BACKWARD_INPUTS / 2 + self.tokens * BACKWARD_OUTPUTS * DType::Bf16.size() + scales;
-        let grid = [(tiles * splits) as u32, 1, 1];
-        Launch::new("linear_backward_sm90", self.backward.name(double), grid, self.backward.threads, params)
-            .shared(self.backward.shared_bytes(stage) as u32)
-            .cluster(split_count)
+        let scales = if double { 4 + 4 } else { BACKWARD_INPUTS / BLOCK * 4 };
+        let bytes = self.outputs * (BACKWARD_INPUTS / 2 + self.tokens * DType::Bf16.size() + scales);
+        let shared = self.hopper.shared_bytes(bytes.next_multiple_of(Backward::STAGE_ALIGNMENT));
+        let (grid, accumulate) = ([(tiles * splits) as u32, 1, 1], accumulate.into());
+        let params = Nf4LinearSm90Params { linear, splits: splits as u32, accumulate, ..Default::default() };
+        Launch::new("linear_backward_sm90", self.hopper.name(double), grid, self.hopper.threads, params)
+            .shared(shared as u32)
+            .cluster(splits as u32)
             .tensor_map(offset_of!(Nf4LinearSm90Params, codes), codes)
             .tensor_map(offset_of!(Nf4LinearSm90Params, x), dy)
     }
@@ -257,9 +284,9 @@ pub fn backward_input(
     if gpu.capability() != HOPPER || dy.dtype() != DType::Bf16 || !fits || dy.rows() == 0 {
         return Ok(None);
     }
-    let Some(kernel) = KERNELS.iter().find(|k| dy.rows() <= k.tokens) else { return Ok(None) };
+    let Some(kernel) = BACKWARD.iter().find(|k| dy.rows() <= k.tokens) else { return Ok(None) };
     let params = params(dy, weight, dx)?;
-    Ok(Some(kernel.backward(double, gpu.multiprocessors() as usize, params, accumulate)))
+    Ok(Some(kernel.launch(double, gpu.multiprocessors() as usize, params, accumulate)))
 }
 
 /// Of rows `x` that a weight makes rows `y` of, in either direction.
