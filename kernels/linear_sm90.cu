@@ -2,15 +2,15 @@
 // become the left side of wgmma in registers, by a table of all 256 pairs of codes; the tokens are the right side, in
 // shared memory. A block's absmax is applied to the sums over its 64 inputs, in float.
 //
-// One thread loads: the copy engine fills a ring of stages of 128 rows by 256 inputs. Warpgroups compute, each 64 of the
-// rows and its share of a stage's four blocks of inputs; codes are decoded while the products of the block before are
+// One thread loads: the copy engine fills a ring of stages of 128 rows by 256 inputs, or by 128 for more than 64 tokens.
+// Warpgroups compute, each 64 of the rows and its share of a stage's blocks of inputs; codes are decoded while the products of the block before are
 // under way. A lane's pairs lie eight inputs apart, from one register of its fragment to the next. Up to 16 tokens are stored
 // so that those are neighbours among the codes, and a lane reads its four bytes alone: the order of k is free, if it is the
 // same for both sides. With more tokens the copy engine loads them as they are; then the four lanes of a row read the same
 // 16 bytes and each takes its own byte of each word.
 //
-// Budget: 112 registers a thread where four warpgroups compute, two for each half of the rows; 64 tokens need more (32 for
-// the sums of a block, 32 for all blocks', 32 for two blocks' fragments), so that two do. 64 KB of shared memory for the
+// Budget: 112 registers a thread where four warpgroups compute, two for each half of the rows; 128 tokens need more (64 for
+// the sums of a block, 64 for all blocks', 32 for two blocks' fragments), so that two do, from 32 tokens on. 64 KB of shared memory for the
 // table, the rest for stages: one block a multiprocessor.
 #include "kernel.cuh"
 #include "ptx/cluster.cuh"
@@ -23,14 +23,15 @@
 #include "tile/operand.cuh"
 #include "tile/store.cuh"
 
-constexpr int ROWS = 128, DEPTH = 256;  // of the weight a stage
-constexpr int BLOCK = KIUNGO_NF4_BLOCK, BLOCKS = DEPTH / BLOCK;
+constexpr int ROWS = 128, BLOCK = KIUNGO_NF4_BLOCK;  // of the weight
 
-// DEEP warpgroups for the same rows share a stage's blocks.
-template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Linear {
+// A stage has ROWS rows and DEPTH inputs; DEEP warpgroups for the same rows share its blocks.
+template <int TOKENS, int DEPTH, int STAGES, int DEEP, bool DOUBLE> struct Nf4Linear {
+    static constexpr int BLOCKS = DEPTH / BLOCK;
     static constexpr int CONSUMERS = ROWS / 64 * 128 * DEEP;
     static constexpr int MINE = BLOCKS / DEEP;
     static constexpr bool REORDERED = TOKENS <= 16;
+    static constexpr int ADDED = TOKENS < 64 ? TOKENS : 64;  // tokens whose sums are added up at once
     using X = OperandTile<TOKENS, true>;
     using Table = PairTable<uint32_t>;
     static constexpr int LINE = ROWS + 4;  // floats a token while sums are added up, so that lanes use all banks
@@ -78,6 +79,7 @@ template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Linear {
     // The tokens of a stage by a warpgroup, a block of inputs a warp: of every 16 pairs, the four of a lane's four bytes of
     // codes go to where its registers have theirs, one in each 16-byte chunk.
     static __device__ __forceinline__ void load_reordered(const Nf4LinearParams& p, Stage& stage, Barrier* full, int step) {
+        static_assert(BLOCKS == 4, "a block a warp");
         const uint32_t pair = threadIdx.x % 32, block = threadIdx.x / 32 % 4;
         const uint32_t chunk = pair / 16 * 4 + pair % 4, at = pair % 16 / 4 * 2;
         const uint32_t column = step * DEPTH + block * BLOCK + pair * 2;
@@ -114,7 +116,8 @@ template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Linear {
             const uint8_t* line = stage.codes[row + side * 8];
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const uint8_t* chunk = line + ((block * 2 + half) ^ row % 8) * 16;
+                // As the copy engine swizzles lines of 128 bytes, and of 64.
+                const uint8_t* chunk = line + ((block * 2 + half) ^ (DEPTH == 256 ? row % 8 : row / 2 % 4)) * 16;
                 const auto set = [&](int i, uint32_t pair) { a[half * 2 + i / 2][i % 2 * 2 + side] = pair; };
                 if constexpr (REORDERED) {
                     const uint32_t bytes = *reinterpret_cast<const uint32_t*>(chunk + threadIdx.x % 4 * 4);
@@ -224,29 +227,32 @@ template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Linear {
         } else {
             compute<BLOCKS - MINE>(p, shared, total, row0, first, steps);
         }
-        add_up(p, shared, total, row0, rank);
+#pragma unroll
+        for (int token = 0; token < TOKENS; token += ADDED) add_up(p, shared, total, row0, rank, token);
     }
 
-    // The sums of warpgroups of the same rows, then those of all blocks of the cluster, in order; rows of y from there.
+    // ADDED tokens from `token0` on: the sums of warpgroups of the same rows, then those of all blocks of the cluster, in order;
+    // rows of y from there.
     static __device__ __forceinline__ void add_up(const Nf4LinearSm90Params& p, const Shared& shared,
-                                                  const float (&total)[TOKENS / 2], uint32_t row0, uint32_t rank) {
+                                                  const float (&total)[TOKENS / 2], uint32_t row0, uint32_t rank, int token0) {
         const uint32_t lane = threadIdx.x % 32, row = threadIdx.x % 256 / 32 * 16 + lane / 4;
         float* sums = reinterpret_cast<float*>(shared.memory);
-        static_assert(TOKENS * LINE * sizeof(float) <= Shared::FIRST * sizeof(Stage), "the sums take the stages' place");
+        static_assert(ADDED * LINE * sizeof(float) <= Shared::FIRST * sizeof(Stage), "the sums take the stages' place");
 #pragma unroll
         for (int deep = DEEP - 1; deep >= 0; deep--) {
             named_barrier(1, CONSUMERS);
             if ((int)threadIdx.x / 256 != deep) continue;
 #pragma unroll
-            for (int i = 0; i < TOKENS / 2; i++) {
+            for (int i = 0; i < ADDED / 2; i++) {
                 float* to = sums + (i / 4 * 8 + lane % 4 * 2 + i % 2) * LINE + row + i / 2 % 2 * 8;
-                *to = deep == DEEP - 1 ? total[i] : total[i] + *to;
+                const float mine = total[token0 / 2 + i];
+                *to = deep == DEEP - 1 ? mine : mine + *to;
             }
         }
         p.splits > 1 ? cluster_sync() : named_barrier(1, CONSUMERS);
         const Nf4LinearParams& linear = p.linear;
-        const uint32_t tokens = min(linear.m, (uint32_t)TOKENS);
-        for (uint32_t i = threadIdx.x * p.splits + rank; i < tokens * (ROWS / 4); i += CONSUMERS * p.splits) {
+        const int tokens = min((int)linear.m - token0, ADDED);
+        for (int i = threadIdx.x * p.splits + rank; i < tokens * (ROWS / 4); i += CONSUMERS * p.splits) {
             const uint32_t token = i / (ROWS / 4), column = i % (ROWS / 4) * 4;
             const float* from = sums + token * LINE + column;
             float4 sum = *reinterpret_cast<const float4*>(from);
@@ -255,7 +261,7 @@ template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Linear {
                 const float4 part = load_shared_of(from, of);
                 sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
             }
-            const Row<bf16> y{reinterpret_cast<bf16*>(linear.y) + (size_t)token * linear.n, linear.n, false};
+            const Row<bf16> y{reinterpret_cast<bf16*>(linear.y) + (size_t)(token0 + token) * linear.n, linear.n, false};
             y.store(row0 + column, sum.x, sum.y);
             y.store(row0 + column + 2, sum.z, sum.w);
         }
@@ -263,16 +269,16 @@ template <int TOKENS, int STAGES, int DEEP, bool DOUBLE> struct Nf4Linear {
     }
 };
 
-// Up to 8, 16, 32 and 64 tokens. linear.rs knows the stages and threads.
-#define LINEAR_NF4(kind, tokens, stages, deep, dbl)                                   \
-    KERNEL(linear_sm90_##kind##_##tokens, Nf4LinearSm90Params, 256 * deep + 128, 1) { \
-        Nf4Linear<tokens, stages, deep, dbl>::run(p);                                 \
+// Up to so many tokens. linear/fused.rs knows a stage's inputs, the stages and the threads.
+#define LINEAR_NF4(tokens, depth, stages, deep)                                              \
+    KERNEL(linear_sm90_nf4_##tokens, Nf4LinearSm90Params, 256 * deep + 128, 1) {             \
+        Nf4Linear<tokens, depth, stages, deep, false>::run(p);                               \
+    }                                                                                        \
+    KERNEL(linear_sm90_nf4_double_##tokens, Nf4LinearSm90Params, 256 * deep + 128, 1) {      \
+        Nf4Linear<tokens, depth, stages, deep, true>::run(p);                                \
     }
-LINEAR_NF4(nf4, 8, 7, 2, false)
-LINEAR_NF4(nf4, 16, 6, 2, false)
-LINEAR_NF4(nf4, 32, 4, 1, false)
-LINEAR_NF4(nf4, 64, 3, 1, false)
-LINEAR_NF4(nf4_double, 8, 7, 2, true)
-LINEAR_NF4(nf4_double, 16, 6, 2, true)
-LINEAR_NF4(nf4_double, 32, 4, 1, true)
-LINEAR_NF4(nf4_double, 64, 3, 1, true)
+LINEAR_NF4(8, 256, 7, 2)
+LINEAR_NF4(16, 256, 6, 2)
+LINEAR_NF4(32, 256, 4, 1)
+LINEAR_NF4(64, 256, 3, 1)
+LINEAR_NF4(128, 128, 3, 1)

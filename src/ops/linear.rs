@@ -1,9 +1,9 @@
 //! The linear layer without bias, `y = x W^T`, over a weight in any of its forms.
 //!
-//! Over NF4 a GPU dequantises the weight into the [workspace](crate::device::Gpu::reserve): `2 * out * in` bytes. For up to
-//! 64 bf16 tokens (on Hopper in the backward pass 128, elsewhere none) it does not: codes become fragments of the tensor cores in
-//! registers. There, in the forward pass, a block's absmax multiplies the f32 sums over its 64 inputs, so that a level is
-//! rounded to bf16 in place of `level * absmax`.
+//! Over NF4 a GPU dequantises the weight into the [workspace](crate::device::Gpu::reserve): `2 * out * in` bytes. For few
+//! bf16 tokens (128 on Hopper; elsewhere 64, and in the forward pass alone) it does not: codes become fragments of the tensor
+//! cores in registers. There, in the forward pass, a block's absmax multiplies the f32 sums over its 64 inputs, so that a level
+//! is rounded to bf16 in place of `level * absmax`.
 //!
 //! # Cost and error
 //!

@@ -1,0 +1,49 @@
+//! Launches of `linear.cu`: few tokens, by `mma.sync`.
+
+use super::{BLOCK, MAP_BYTES};
+use crate::device::Launch;
+use crate::ops::params::Nf4LinearParams;
+
+const THREADS: u32 = 512;
+/// Of the weight a block of threads, and a stage: rows, and inputs.
+const ROWS: usize = 128;
+const DEPTH: usize = 256;
+/// The table of pairs of values.
+const TABLE_BYTES: usize = 256 * 32 * 4;
+
+/// A kernel for up to so many tokens.
+struct Kernel {
+    tokens: usize,
+    stages: usize,
+    plain: &'static str,
+    double: &'static str,
+}
+
+/// `linear.cu` knows the stages too.
+macro_rules! kernel {
+    ($tokens:literal, $stages:literal) => {
+        Kernel {
+            tokens: $tokens,
+            stages: $stages,
+            plain: concat!("linear_nf4_", $tokens),
+            double: concat!("linear_nf4_double_", $tokens),
+        }
+    };
+}
+const KERNELS: [Kernel; 4] = [kernel!(8, 8), kernel!(16, 6), kernel!(32, 4), kernel!(64, 3)];
+
+impl Kernel {
+    fn shared_bytes(&self, double: bool) -> usize {
+        // Four absmax values a row, or their four codes and the absmax that they share.
+        let scales = if double { ROWS * (4 + 4) } else { ROWS * DEPTH / BLOCK * 4 };
+        TABLE_BYTES + MAP_BYTES + self.stages * (ROWS * DEPTH / 2 + self.tokens * DEPTH * 2 + scales)
+    }
+}
+
+/// None for more tokens than a kernel takes.
+pub fn forward(double: bool, params: Nf4LinearParams) -> Option<Launch> {
+    let kernel = KERNELS.iter().find(|k| params.m as usize <= k.tokens)?;
+    let name = if double { kernel.double } else { kernel.plain };
+    let grid = [(params.n as usize).div_ceil(ROWS) as u32, 1, 1];
+    Some(Launch::new("linear", name, grid, THREADS, params).shared(kernel.shared_bytes(double) as u32))
+}
