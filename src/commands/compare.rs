@@ -32,7 +32,7 @@ use crate::training::findings::{Matrix, Run, Words};
 use crate::training::learner::Learner;
 use crate::training::perplexity::perplexity;
 use crate::training::plan::Plan;
-use crate::training::run::{self, Event};
+use crate::training::run::{self, Event, RunError};
 use crate::training::settings::Settings;
 use crate::training::step::Trainer;
 use anyhow::{Context, Result, bail, ensure};
@@ -396,13 +396,22 @@ impl Lab {
                 f64::NAN
             } else {
                 let settings = Settings { learning_rate: rate, ..settings.clone() };
-                let trained = self.learn(arm, &settings, &[settings.target])?;
-                let words =
-                    self.words(1, &trained.trainer.model, trained.trainer.learner.adapters(), &[settings.target])?;
-                let found = words.values().map(Words::reciprocal_rank).sum();
+                let found = match not_finite(self.learn(arm, &settings, &[settings.target]), rate)? {
+                    Ok(trained) => {
+                        let (model, adapters) = (&trained.trainer.model, trained.trainer.learner.adapters());
+                        let words = self.words(1, model, adapters, &[settings.target])?;
+                        let found = words.values().map(Words::reciprocal_rank).sum();
+                        println!("{arm}, rate {rate:e}: dev MRR {found:.3}, {:.1} s", trained.seconds);
+                        found
+                    }
+                    // A model of such weights finds nothing.
+                    Err(diverged) => {
+                        println!("{arm}, rate {rate:e}: {}", diverged.short());
+                        0.0
+                    }
+                };
                 std::fs::create_dir_all(self.folder.path(&arm.to_string()))?;
                 output::write_file(&path, serde_json::to_string(&found)?)?;
-                println!("{arm}, rate {rate:e}: dev MRR {found:.3}, {:.1} s", trained.seconds);
                 found
             };
             tried.push((rate, found));
@@ -411,16 +420,22 @@ impl Lab {
         Ok(best.0)
     }
 
-    /// One seed of an arm, trained and measured unless it is there.
+    /// One seed of an arm, trained and measured unless it is there, or has been seen to diverge.
     fn seed(&self, arm: Arm, settings: &Settings, learning_rate: f64, seed: u64) -> Result<()> {
         let name = format!("{arm}/seed-{seed}");
-        if self.is_finished(&name) {
+        if self.is_finished(&name) || self.folder.diverged(&name)?.is_some() {
             return Ok(());
         }
         let settings = Settings { learning_rate, seed, ..settings.clone() };
         let layers =
             if settings.target == Layer::Final { vec![Layer::Final] } else { vec![settings.target, Layer::Final] };
-        let trained = self.learn(arm, &settings, &layers)?;
+        let trained = match not_finite(self.learn(arm, &settings, &layers), learning_rate)? {
+            Ok(trained) => trained,
+            Err(diverged) => {
+                println!("{arm}, seed {seed}: {}", diverged.short());
+                return self.folder.diverge(&name, &diverged.short());
+            }
+        };
         let (model, adapters) = (&trained.trainer.model, trained.trainer.learner.adapters());
         let run = Run {
             seed,
@@ -487,6 +502,29 @@ impl Lab {
             losses,
             final_loss,
         })
+    }
+}
+
+/// A training that ended because its loss or gradient is not finite: a result, as one that learns nothing is.
+struct Diverged {
+    step: usize,
+    learning_rate: f64,
+}
+
+impl Diverged {
+    fn short(&self) -> String {
+        format!("diverged at step {} (learning rate {:e})", self.step, self.learning_rate)
+    }
+}
+
+/// Tells a training that diverged from one that failed.
+fn not_finite(learned: Result<Trained>, learning_rate: f64) -> Result<Result<Trained, Diverged>> {
+    match learned {
+        Ok(trained) => Ok(Ok(trained)),
+        Err(error) => match error.downcast_ref() {
+            Some(&RunError::NotFinite { step, .. }) => Ok(Err(Diverged { step, learning_rate })),
+            _ => Err(error),
+        },
     }
 }
 

@@ -109,3 +109,29 @@ fn blocks_may_be_chosen_by_how_much_they_change() {
         assert_eq!(compare(folder.path(), &["--arms", wrong]).status.code(), Some(2), "{wrong}");
     }
 }
+
+/// A training that diverges is a result: its rate is not chosen, its seed is left out and named, and the rest goes on.
+#[test]
+fn what_diverges_is_left_out_and_said() {
+    let folder = folder();
+    let arms = ["--arms", "full@2,lora@2", "--rates", "1,1e35"];
+    let output = compare(folder.path(), &arms);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("full@2, rate 2e31: diverged at step "), "{said}");
+    let out = folder.path().join("out");
+    let rate = |rate: &str| fs::read_to_string(out.join(format!("full@2/rate-{rate}.json"))).unwrap();
+    assert!(rate("2e31") == "0.0" && rate("2e-4").parse::<f64>().unwrap() > 0.0);
+
+    // A seed that had diverged.
+    fs::remove_dir_all(out.join("lora@2/seed-0")).unwrap();
+    fs::create_dir(out.join("lora@2/seed-0")).unwrap();
+    fs::write(out.join("lora@2/seed-0/diverged.json"), "\"diverged at step 3 (learning rate 1e-3)\"").unwrap();
+    let output = compare(folder.path(), &arms);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report = fs::read_to_string(out.join("report.txt")).unwrap();
+    let report = report.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(report.contains("lora@2, seed 0, is left out: diverged at step 3 (learning rate 1e-3)."), "{report}");
+    assert!(report.contains("lora@2: 1 of 2 seeds are finished"), "{report}");
+    assert!(!out.join("lora@2/seed-0/run.json").exists());
+}

@@ -105,6 +105,36 @@ impl Folder {
         Ok(if path.exists() { Some((read_json(&path)?, ranks::read(&folder.join("ranks.tsv"))?)) } else { None })
     }
 
+    /// How a run ended whose training diverged: `diverged.json`.
+    pub fn diverged(&self, name: &str) -> Result<Option<String>> {
+        let path = self.path(name).join("diverged.json");
+        if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
+    }
+
+    /// Notes that a run's training diverged.
+    pub fn diverge(&self, name: &str, how: &String) -> Result<()> {
+        let folder = self.path(name);
+        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        Ok(output::write_file(&folder.join("diverged.json"), serde_json::to_string(how)?)?)
+    }
+
+    /// The finished runs of an arm; words on those that diverged go to `notes`.
+    fn runs(&self, asked: &Asked, arm: Arm, notes: &mut Vec<String>) -> Result<Vec<Measured>> {
+        let mut runs = vec![];
+        for seed in 0..asked.seeds {
+            let name = format!("{arm}/seed-{seed}");
+            match (self.finished(&name)?, self.diverged(&name)?) {
+                (Some(run), _) => runs.push(run),
+                (None, Some(how)) => notes.push(format!("{arm}, seed {seed}, is left out: {how}.")),
+                (None, None) => break,
+            }
+        }
+        if runs.len() < asked.seeds as usize && asked.seeds < u64::MAX {
+            notes.push(format!("{arm}: {} of {} seeds are finished", runs.len(), asked.seeds));
+        }
+        Ok(runs)
+    }
+
     /// Each learning rate that was tried for an arm, ascending, with the development pairs' mean reciprocal rank.
     fn rates(&self, arm: Arm) -> Result<Vec<(f64, f64)>> {
         let folder = self.path(&arm.to_string());
@@ -161,11 +191,7 @@ impl Folder {
         let mut found = vec![];
         for &arm in &asked.arms {
             let name = arm.base(base).to_string();
-            let runs = (0..asked.seeds).map_while(|seed| self.finished(&format!("{arm}/seed-{seed}")).transpose());
-            let runs = runs.collect::<Result<Vec<Measured>>>()?;
-            if runs.len() < asked.seeds as usize && asked.seeds < u64::MAX {
-                notes.push(format!("{arm}: {} of {} seeds are finished", runs.len(), asked.seeds));
-            }
+            let runs = self.runs(&asked, arm, &mut notes)?;
             let target = runs.first().and_then(|(run, _)| run.control.keys().next().cloned());
             let Some(target) = target else { continue };
             if !bases.contains_key(&name) {
