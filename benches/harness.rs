@@ -39,13 +39,22 @@ pub enum Work {
 }
 
 /// What a peer took on the same GPU, as `benches/peers/peers.py` writes it.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct Peer {
     op: String,
     variant: String,
     shape: Shape,
+    #[serde(flatten)]
+    took: Took,
+}
+
+/// Who a peer is, its time, and what it held of the card at most, GB, where the row is of a whole step.
+#[derive(Clone, Serialize, Deserialize)]
+struct Took {
     peer: String,
     ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_gb: Option<f64>,
 }
 
 /// One line of the table.
@@ -65,6 +74,9 @@ pub struct Row {
     /// Memory of the card in use, GB (1e9 bytes), where the row is of a whole step.
     #[serde(skip_serializing_if = "Option::is_none")]
     memory_gb: Option<f64>,
+    /// All peers where there are several or their memory is known, the fastest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    peers: Vec<Took>,
     device: String,
     date: String,
 }
@@ -220,7 +232,13 @@ impl Bench {
             Work::HostBytes(bytes) => (None, Some(bytes / ms / 1e9), None),
         };
         let variant = variant.into();
-        let peer = self.peers.iter().find(|p| p.op == op && p.variant == variant && p.shape == shape);
+        let same = self.peers.iter().filter(|p| p.op == op && p.variant == variant && p.shape == shape);
+        let mut peers: Vec<Took> = same.map(|p| p.took.clone()).collect();
+        peers.sort_by(|a, b| a.ms.total_cmp(&b.ms));
+        let peer = peers.first().cloned();
+        if peers.len() < 2 && peers.iter().all(|p| p.memory_gb.is_none()) {
+            peers.clear();
+        }
         self.rows.push(Row {
             op,
             shape,
@@ -228,9 +246,10 @@ impl Bench {
             tflops,
             tb_s,
             ceiling_fraction,
-            peer: peer.map(|p| p.peer.clone()),
-            peer_ms: peer.map(|p| p.ms),
-            ratio: peer.map(|p| p.ms / ms),
+            peer_ms: peer.as_ref().map(|p| p.ms),
+            ratio: peer.as_ref().map(|p| p.ms / ms),
+            peer: peer.map(|p| p.peer),
+            peers,
             memory_gb,
             variant,
             device: self.gpu.name().to_string(),
@@ -296,6 +315,10 @@ pub fn table(bench: &Bench) -> String {
             number(r.peer_ms, 4),
             number(r.ratio, 2),
         );
+        for Took { peer, ms, memory_gb } in &r.peers {
+            let memory = memory_gb.map_or(String::new(), |gb| format!(", {gb:.1} GB"));
+            text += &format!("{:>28} {ms:.3} ms{memory}: {peer}\n", "beside it");
+        }
     }
     text
 }

@@ -4,8 +4,8 @@
     python3 benches/peers/peers.py --json peers.json [OP...]
     cargo bench -- --peers peers.json --json benches/results/h100.json
 
-Needs torch; bitsandbytes and liger-kernel where installed; `load` and `embed` need transformers and --checkpoint DIR, a Llama's
-folder, as `kiungo random --model llama-3-8b --output DIR` writes one. Method as in benches/harness.rs: standard normal data, caches
+Needs torch; bitsandbytes and liger-kernel where installed; `load`, `embed` and the steps need transformers and --checkpoint DIR, a
+Llama's folder, as `kiungo random --model llama-3-8b --output DIR` writes one; `word-step` needs peft and bitsandbytes too. Method as in benches/harness.rs: standard normal data, caches
 flushed by reading before every run, CUDA events, the median of 21 runs; what takes less than 0.3 ms by what a graph of
 12 flushes and runs takes more than one of 12 flushes. Of several peers for one op the fastest is kept.
 """
@@ -19,6 +19,8 @@ import torch.nn.functional as F
 RUNS, WARM_UPS = 21, 3
 SHORT_MS, REPEATS, REPLAYS = 0.3, 12, 7
 BF16 = torch.bfloat16
+# Of the 16 words in benches/step/word.rs, on average.
+PAPER_TOKENS = 71
 WEIGHTS = [("q/o", 4096, 4096), ("k/v", 1024, 4096), ("gate/up", 14336, 4096), ("down", 4096, 14336), ("head", 128256, 4096)]
 ROWS = []
 
@@ -237,11 +239,12 @@ def add_job(op, variant, shape, peer, run, runs=3):
     print(f"{op:12} {variant:24} {m:6} {n:7} {k:6} {peer:22} {ms:10.1f} ms", flush=True)
 
 
-def pretrained(kind, base):
-    """How users load a model."""
+def pretrained(kind, base, layers=None):
+    """How users load a model; of its lowest layers alone, how careful ones do."""
     import transformers
 
-    options = {"dtype": BF16, "device_map": {"": 0}, "attn_implementation": "sdpa"}
+    options = {} if layers is None else {"config": transformers.AutoConfig.from_pretrained(CHECKPOINT, num_hidden_layers=layers)}
+    options |= {"dtype": BF16, "device_map": {"": 0}, "attn_implementation": "sdpa"}
     if base == "nf4":
         options["quantization_config"] = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=BF16)
     return getattr(transformers, kind).from_pretrained(CHECKPOINT, **options)
@@ -289,14 +292,138 @@ def embed():
     ROWS[:] = [r for r in ROWS if r["op"] != "embed"] + list(fastest.values())
 
 
-OPS = {f.__name__: f for f in (gemm, nf4, linear, rmsnorm, swiglu, rope, adamw, attention, load, embed)}
+class Steps:
+    """Times training steps, with the memory of the card that they take at most."""
+
+    def __init__(self, op, variant, shape, peer):
+        self.row = {"op": op, "variant": variant, "shape": dict(zip("mnk", shape)), "peer": peer}
+
+    def run(self, make, warm_ups=5, runs=15):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        try:
+            step, times = make(), []
+            for i in range(warm_ups + runs):
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start.record()
+                step()
+                end.record()
+                end.synchronize()
+                if i >= warm_ups:
+                    times.append(start.elapsed_time(end))
+        except Exception as error:
+            return print(f"{self.row}: fails: {str(error).splitlines()[0]}")
+        memory = torch.cuda.max_memory_allocated() / 1e9
+        ROWS.append(self.row | {"ms": sorted(times)[runs // 2], "memory_gb": memory})
+        print(f"{self.row['op']:12} {self.row['variant']:24} {self.row['peer']:40} {ROWS[-1]['ms']:10.3f} ms {memory:6.1f} GB", flush=True)
+
+
+def triplet(a, b, margin=0.4):
+    """The loss of arXiv 2506.15415, with the hardest negative of the batch."""
+    cosines = F.normalize(a.float(), dim=-1) @ F.normalize(b.float(), dim=-1).t()
+    others = cosines.masked_fill(torch.eye(len(cosines), dtype=torch.bool, device=cosines.device), -2.0)
+    return F.relu(margin - cosines.diagonal() + others.max(dim=1).values).mean()
+
+
+def words(pairs, lengths, vocabulary):
+    """Both sides of pairs of random words, padded; their masks."""
+    longest = max(lengths)
+    tokens = torch.tensor([lengths[i % len(lengths)] for i in range(2 * pairs)])
+    mask = (torch.arange(longest)[None] < tokens[:, None]).long()
+    return torch.randint(vocabulary, (2 * pairs, longest)).cuda(), mask.cuda(), int(tokens.sum())
+
+
+def mean(states, mask):
+    return (states * mask[..., None]).sum(1) / mask.sum(1)[:, None]
+
+
+def word_step():
+    """Adapters of rank 16 on q and v over NF4: the whole model in three calls and in one, as users write it, and the model cut by
+    hand to the blocks that are needed."""
+    peft, transformers = optional("peft"), optional("transformers")
+    if CHECKPOINT is None or peft is None or transformers is None or optional("bitsandbytes") is None:
+        return print("word-step: skipped without --checkpoint DIR, transformers, peft and bitsandbytes")
+    config = transformers.AutoConfig.from_pretrained(CHECKPOINT)
+    sizes = config.hidden_size, config.intermediate_size
+    cases = [("96x8-nf4", 48, [8], [0, 1], 2), ("paper-batch", 8, [1, 2, 3, 4, 5, 6, 7, 8], [0, 1], 2), ("literal", 48, [8], [2], 3)]
+    for variant, pairs, lengths, blocks, target in cases:
+        ids, mask, tokens = words(pairs, lengths, config.vocab_size)
+
+        def make(calls, layers):
+            model = pretrained("AutoModel", "nf4", layers)
+            adapter = peft.LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules=["q_proj", "v_proj"], layers_to_transform=blocks)
+            cut = layers is not None
+            if cut:
+                model.norm = torch.nn.Identity()
+            model = peft.get_peft_model(model, adapter).train()
+            optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+
+            def states(ids, mask):
+                out = model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=not cut)
+                return mean(out.last_hidden_state if cut else out.hidden_states[target], mask)
+
+            def step():
+                with torch.autocast("cuda", BF16):
+                    if calls == 1:
+                        a, b = states(ids, mask).chunk(2)
+                    else:
+                        a, b = (states(i, m) for i, m in zip(ids.chunk(2), mask.chunk(2)))
+                    if calls == 3:
+                        states(ids[:pairs], mask[:pairs])  # the negatives, where they are given
+                    loss = triplet(a, b)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+            return step
+
+        shape = (PAPER_TOKENS if variant == "paper-batch" else tokens, *sizes)
+        Steps("word-step", variant, shape, "transformers + PEFT + bitsandbytes, three calls").run(lambda: make(3, None))
+        Steps("word-step", variant, shape, "transformers + PEFT + bitsandbytes").run(lambda: make(1, None))
+        Steps("word-step", variant, shape, "transformers + PEFT + bitsandbytes, cut by hand").run(lambda: make(1, target))
+
+
+def full_step():
+    """All weights but the head, each updated as soon as its gradient is there, on 8 sequences of 8 tokens."""
+    transformers = optional("transformers")
+    if CHECKPOINT is None or transformers is None:
+        return print("full-step: skipped without --checkpoint DIR and transformers")
+    config = transformers.AutoConfig.from_pretrained(CHECKPOINT)
+    ids, mask, tokens = words(4, [8], config.vocab_size)
+    shape = (tokens, config.hidden_size, config.intermediate_size)
+    bnb = optional("bitsandbytes")
+
+    def make(optimizer):
+        model = pretrained("AutoModel", "bf16").train()
+        optimizers = {p: optimizer([p]) for p in model.parameters()}
+
+        def update(p):
+            optimizers[p].step()
+            optimizers[p].zero_grad()
+
+        for p in model.parameters():
+            p.register_post_accumulate_grad_hook(update)
+
+        def step():
+            a, b = mean(model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state, mask).chunk(2)
+            triplet(a, b).backward()
+
+        return step
+
+    fused = lambda p: torch.optim.AdamW(p, lr=1e-5, fused=True)
+    Steps("full-step", "bf16", shape, "torch fused AdamW in backward").run(lambda: make(fused), 2, 5)
+    if bnb:
+        Steps("full-step", "8-bit", shape, "bitsandbytes AdamW8bit in backward").run(lambda: make(lambda p: bnb.optim.AdamW8bit(p, lr=1e-5)), 2, 5)
+
+
+OPS = {f.__name__.replace("_", "-"): f for f in (gemm, nf4, linear, rmsnorm, swiglu, rope, adamw, attention, load, embed, word_step, full_step)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ops", nargs="*", metavar="OP", help=f"of {', '.join(OPS)}; all without")
     parser.add_argument("--json", metavar="FILE", required=True)
-    parser.add_argument("--checkpoint", metavar="DIR", help="a Llama's folder, for load and embed")
+    parser.add_argument("--checkpoint", metavar="DIR", help="a Llama's folder, for whole jobs")
     arguments = parser.parse_args()
     unknown = [op for op in arguments.ops if op not in OPS]
     if unknown:

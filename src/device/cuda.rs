@@ -1,6 +1,7 @@
 //! The CUDA driver as an [`Executor`]: a stream, its own or a caller's, and the kernels built into this binary.
 
 use super::graph::Builder;
+use super::host_pages::HostPages;
 use super::recent::{self, Recent};
 use super::{DeviceError, Executor, Launch, Mark, Memory, Recording, TensorMap, support};
 use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result, sys};
@@ -101,6 +102,8 @@ pub struct Driver {
     stream: Arc<CudaStream>,
     kernels: Arc<Kernels>,
     held: Arc<Mutex<Held>>,
+    /// Pinned host memory, by address.
+    pinned: Mutex<HashMap<u64, HostPages>>,
     /// What is being recorded, instead of being run.
     recording: Mutex<Option<Builder>>,
     /// On this stream.
@@ -164,6 +167,7 @@ impl Driver {
             stream,
             kernels,
             held: Arc::default(),
+            pinned: Mutex::default(),
             recording: Mutex::default(),
             recent: Recent::default(),
         })
@@ -176,12 +180,16 @@ impl Driver {
         }
         let Driver { multiprocessors, capability, .. } = *self;
         let (name, kernels, held) = (self.name.clone(), self.kernels.clone(), self.held.clone());
-        let (recording, recent) = (Mutex::default(), Recent::default());
-        Ok(Driver { name, multiprocessors, capability, stream, kernels, held, recording, recent })
+        let (pinned, recording, recent) = (Mutex::default(), Mutex::default(), Recent::default());
+        Ok(Driver { name, multiprocessors, capability, stream, kernels, held, pinned, recording, recent })
     }
 
     fn recording(&self) -> MutexGuard<'_, Option<Builder>> {
         self.recording.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn pinned(&self) -> MutexGuard<'_, HashMap<u64, HostPages>> {
+        self.pinned.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -459,23 +467,20 @@ impl Executor for Driver {
 
     fn allocate_pinned(&self, bytes: usize) -> Result<[u64; 2], DeviceError> {
         self.bind()?;
+        let (pages, host) = HostPages::new(bytes)?;
+        self.pinned().insert(host, pages);
         let mut device = 0;
-        // SAFETY: the context is current; the memory is written inside its bounds before it is handed out.
-        unsafe {
-            let host = result::malloc_host(bytes, sys::CU_MEMHOSTALLOC_DEVICEMAP | sys::CU_MEMHOSTALLOC_PORTABLE)
-                .map_err(|e| failed(format!("cuMemHostAlloc of {bytes} bytes"), e))?;
-            std::ptr::write_bytes(host.cast::<u8>(), 0, bytes);
-            sys::cuMemHostGetDevicePointer_v2(&mut device, host, 0)
-                .result()
-                .map_err(|e| failed("cuMemHostGetDevicePointer", e))?;
-            Ok([host as u64, device])
-        }
+        // SAFETY: the memory is mapped into the context's addresses, and `pinned` keeps it.
+        unsafe { sys::cuMemHostGetDevicePointer_v2(&mut device, host as *mut c_void, 0) }
+            .result()
+            .map_err(|e| failed("cuMemHostGetDevicePointer", e))?;
+        Ok([host, device])
     }
 
     fn free_pinned(&self, host: u64) {
-        if self.bind().is_ok() {
-            // SAFETY: the address came from `allocate_pinned` and is freed once, by its owner's drop.
-            let _ = unsafe { result::free_host(host as *mut c_void) };
+        let pages = self.pinned().remove(&host);
+        if let (Some(pages), Ok(())) = (pages, self.bind()) {
+            pages.free(host);
         }
     }
 

@@ -27,6 +27,7 @@ pub mod cpu;
 pub mod cuda;
 mod error;
 mod graph;
+mod host_pages;
 mod launch;
 mod pinned;
 mod recent;

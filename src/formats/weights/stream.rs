@@ -33,11 +33,12 @@ pub struct Transfer {
 }
 
 impl Default for Transfer {
-    /// As many threads as there are cores, up to 16, each with two buffers of 4 MiB: small, for pinning memory takes
-    /// time, and large enough that what a copy costs beside its bytes does not show.
+    /// Three threads for four cores, up to 12, each with two buffers of 2 MiB: small, for pinning memory takes time, and
+    /// large enough that what a copy costs beside its bytes does not show. The driver and who hands out pieces need
+    /// cores of their own: on 16 of them, 12 threads read 16 GB in 0.44 s where 16 take 0.47 to 0.51.
     fn default() -> Transfer {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        Transfer { threads: cores.min(16), buffers: 2, bytes: 4 << 20 }
+        Transfer { threads: (cores * 3).div_ceil(4).min(12), buffers: 2, bytes: 2 << 20 }
     }
 }
 
