@@ -1,6 +1,6 @@
-use super::{compare, compare_large};
+use super::{Run, compare, compare_large};
 use crate::support::{assert_as_good, fast_gpus, normal, normal_bf16, rng, tensor_as, widen};
-use kiungo::device::{DType, Device, Tensor};
+use kiungo::device::{DType, Device};
 use kiungo::ops::linear::{self, Weight};
 use kiungo::ops::lora::{self, Factors};
 use kiungo::ops::nf4::Nf4Tensor;
@@ -15,7 +15,7 @@ fn forward_and_backward() {
         let [y, dy] = [0; 2].map(|_| normal_bf16(&mut rng, tokens * outputs));
         let [a, da] = [0; 2].map(|_| normal(&mut rng, rank * inputs));
         let [b, db] = [0; 2].map(|_| normal(&mut rng, outputs * rank));
-        move |run: &super::Run| {
+        move |run: &Run| {
             let (a, b) = (run.f32(&a, &[rank, inputs]), run.f32(&b, &[outputs, rank]));
             let factors = Factors { a: &a, b: &b, scale: 2.0, dropout, state: None };
             let (x, dy) = (run.tensor(&x, &[tokens, inputs]), run.tensor(&dy, &[tokens, outputs]));
@@ -51,7 +51,7 @@ fn a_layer_with_its_adapter() {
         let mut rng = rng(1);
         let (x, w) = (normal_bf16(&mut rng, tokens * inputs), normal_bf16(&mut rng, outputs * inputs));
         let (a, b) = (normal(&mut rng, rank * inputs), normal(&mut rng, outputs * rank));
-        move |run: &super::Run| {
+        move |run: &Run| {
             let (a, b) = (run.f32(&a, &[rank, inputs]), run.f32(&b, &[outputs, rank]));
             let factors = Factors { dropout, ..Factors::new(&a, &b, 0.5) };
             let weight = match quantized {
@@ -87,29 +87,26 @@ fn a_layer_with_an_adapter_of_many_ranks() {
             let mut rng = rng(1);
             let (x, w) = (normal_bf16(&mut rng, tokens * inputs), normal_bf16(&mut rng, outputs * inputs));
             let (a, b) = (normal(&mut rng, rank * inputs), normal(&mut rng, outputs * rank));
-            let run = |device: &Device, dtype, rounded: bool| {
-                let on = |dtype, data: &[f32], shape| Tensor::from_f32(device, dtype, data.to_vec(), shape).unwrap();
-                let factor = |data: &[f32], shape| {
-                    if rounded { on(DType::F32, &bf16(data), shape) } else { on(DType::F32, data, shape) }
-                };
-                let (a, b) = (factor(&a, &[rank, inputs]), factor(&b, &[outputs, rank]));
+            let outputs_of = |device: &Device, dtype, [a, b]: [&[f32]; 2]| {
+                let run = Run { device, dtype };
+                let (a, b) = (run.f32(a, &[rank, inputs]), run.f32(b, &[outputs, rank]));
                 let factors = Factors { dropout, ..Factors::new(&a, &b, SCALE) };
-                let weight = Weight::Dense(on(dtype, &w, &[outputs, inputs]));
-                let mut s = on(DType::F32, &vec![f32::NAN; tokens * rank], &[tokens, rank]);
-                let mut y = on(dtype, &vec![f32::NAN; tokens * outputs], &[tokens, outputs]);
-                lora::linear(&on(dtype, &x, &[tokens, inputs]), &weight, &factors, &mut s, &mut y).unwrap();
-                [s.to_f32().unwrap(), y.to_f32().unwrap()]
+                let weight = Weight::Dense(run.tensor(&w, &[outputs, inputs]));
+                let mut s = run.poisoned_as(DType::F32, &[tokens, rank]);
+                let mut y = run.poisoned(&[tokens, outputs]);
+                lora::linear(&run.tensor(&x, &[tokens, inputs]), &weight, &factors, &mut s, &mut y).unwrap();
+                [s, y].map(|t| t.to_f32().unwrap())
             };
-            let exact = run(&Device::Cpu, DType::F32, false);
-            let of_rounded = run(&Device::Cpu, DType::F32, true);
+            let exact = outputs_of(&Device::Cpu, DType::F32, [&a, &b]);
+            let of_rounded = outputs_of(&Device::Cpu, DType::F32, [&bf16(&a), &bf16(&b)]);
             // What rounding s changes is added to y.
             let s = bf16(&of_rounded[0]);
             let change: Vec<f32> = s.iter().zip(&of_rounded[0]).map(|(rounded, s)| SCALE * (rounded - s)).collect();
             let mut y = tensor_as(DType::F32, &vec![0.0; tokens * outputs], &[tokens, outputs]);
-            let b = Weight::Dense(tensor_as(DType::F32, &bf16(&b), &[outputs, rank]));
-            linear::forward(&tensor_as(DType::F32, &change, &[tokens, rank]), &b, &mut y).unwrap();
+            let right = Weight::Dense(tensor_as(DType::F32, &bf16(&b), &[outputs, rank]));
+            linear::forward(&tensor_as(DType::F32, &change, &[tokens, rank]), &right, &mut y).unwrap();
             let y: Vec<f32> = y.to_f32().unwrap().iter().zip(&of_rounded[1]).map(|(change, y)| change + y).collect();
-            let found = run(&gpu, DType::Bf16, false);
+            let found = outputs_of(&gpu, DType::Bf16, [&a, &b]);
             for (name, i, textbook) in [("s", 0, s), ("y", 1, bf16(&y))] {
                 let what = format!("{name} of {tokens}x{inputs}x{outputs}, {rank} ranks on {gpu}");
                 assert_as_good(&what, &found[i], &textbook, &widen(&exact[i]), 1e-5);
