@@ -77,7 +77,7 @@ struct Matches {
 // one token, that token's block adds it; else the blocks of its first tokens take a part of the columns each, for an id that
 // every sequence begins with has thousands.
 template <class T> __device__ __forceinline__ void embedding_backward(const EmbeddingParams& p) {
-    constexpr uint32_t PARTS = 8, BATCH = 8;  // tokens whose loads are on their way together
+    constexpr uint32_t PARTS = 8, BATCH = 16;  // tokens whose loads are on their way together
     __shared__ Matches matches;
     const uint32_t id = reinterpret_cast<const uint32_t*>(p.ids)[blockIdx.x];
     if (id >= p.vocab) return;

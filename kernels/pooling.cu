@@ -36,6 +36,7 @@ template <class T> __device__ __forceinline__ void pooling_forward(const Pooling
         Eight sum = {};
         Packed<T> window[WINDOW];
         const auto fetch = [&](uint32_t t, int i) {
+            window[i] = {};  // adding zeros is quicker than a branch, behind which no load may begin
             if (t < k.end) window[i] = load_packed(h + (size_t)t * p.hidden + k.column);
         };
 #pragma unroll
@@ -43,7 +44,6 @@ template <class T> __device__ __forceinline__ void pooling_forward(const Pooling
         for (uint32_t t = k.begin; t < k.end; t += WINDOW) {
 #pragma unroll
             for (int i = 0; i < WINDOW; i++) {
-                if (t + i >= k.end) break;
                 const Eight e = unpack(window[i]);
                 fetch(t + i + WINDOW, i);
 #pragma unroll

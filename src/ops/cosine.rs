@@ -93,18 +93,18 @@ mod cuda {
     use crate::ops::launch::threads;
     use crate::ops::params::CosineParams;
 
-    /// Columns a thread holds, and most threads a row.
-    const HELD: usize = 16;
-    const MOST: usize = 1024;
-
     pub fn normalize(x: &Tensor, y: &Tensor, norm: &Tensor) -> Result<Launch> {
-        let params = params(x, y, norm)?;
-        Ok(Launch::new("cosine", "cosine_normalize", [x.rows() as u32, 1, 1], threads(x.columns().div_ceil(HELD), MOST), params))
+        Ok(launch("cosine_normalize", x, params(x, y, norm)?))
     }
 
     pub fn normalize_backward(dy: &Tensor, y: &Tensor, norm: &Tensor, dx: &Tensor) -> Result<Launch> {
-        let params = CosineParams { dx: dx.address()?, ..params(dy, y, norm)? };
-        Ok(Launch::new("cosine", "cosine_normalize_backward", [y.rows() as u32, 1, 1], threads(y.columns().div_ceil(HELD), MOST), params))
+        Ok(launch("cosine_normalize_backward", y, CosineParams { dx: dx.address()?, ..params(dy, y, norm)? }))
+    }
+
+    fn launch(kernel: &'static str, x: &Tensor, params: CosineParams) -> Launch {
+        const HELD: usize = 16; // columns a thread
+        const MOST: usize = 1024;
+        Launch::new("cosine", kernel, [x.rows() as u32, 1, 1], threads(x.columns().div_ceil(HELD), MOST), params)
     }
 
     fn params(x: &Tensor, y: &Tensor, norm: &Tensor) -> Result<CosineParams> {

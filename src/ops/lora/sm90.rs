@@ -7,7 +7,7 @@ use crate::ops::Result;
 use crate::ops::gemm::Layout;
 use crate::ops::gemm::sm90::{DIRECT_STORES, More, launch, with_more};
 use crate::ops::gemm::tiles::{DEPTH, SHARES, Schedule, Tile, choose};
-use crate::ops::params::{GemmSm90Params, LoraSidesParams, LoraSm90Params, LoraSideParams};
+use crate::ops::params::{GemmSm90Params, LoraSideParams, LoraSidesParams, LoraSm90Params};
 use std::mem::offset_of;
 
 const THREADS: usize = 256;
