@@ -138,13 +138,13 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
 };
 
 // out[m, n], or its transpose, = or += scale times the sum of the partial sums, in their order. The blocks behind those
-// that this takes split a factor, for the product that takes it as more of k (gemm_sm90.cu).
+// that this takes make a factor a side of the product that takes it as more of k (gemm_sm90.cu).
 KERNEL(lora_sum, LoraSumParams, 256) {
     const uint32_t count = p.m * p.n, blocks = (count + 255) / 256;
     if (blockIdx.x >= blocks) {
         const uint32_t i = (blockIdx.x - blocks) * 256 + threadIdx.x;
         const float* factor = reinterpret_cast<const float*>(p.factor.x);
-        if (i < p.factor.rows * p.factor.rank) split_row(p.factor.split, i, p.factor.rank, p.factor.width, factor[i], false);
+        if (i < p.factor.rows * p.factor.rank) side_row(p.factor.side, i, p.factor.rank, p.factor.width, factor[i], false);
         return;
     }
     const uint32_t i = blockIdx.x * 256 + threadIdx.x;
@@ -156,7 +156,7 @@ KERNEL(lora_sum, LoraSumParams, 256) {
     }
     float* out = reinterpret_cast<float*>(p.out) + i;
     *out = p.accumulate ? fmaf(p.scale, sum, *out) : p.scale * sum;
-    if (p.split) split_row(p.split, i, p.n, p.width, p.split_scale * *out, true);
+    if (p.side) side_row(p.side, i, p.n, p.width, p.side_scale * *out, true);
 }
 
 // y[m, n] += scale * dropout(left[m, rank] . factor): 64 of m by 128 of n a block. A lane holds eight neighbours of a row,

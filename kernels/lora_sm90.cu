@@ -16,9 +16,9 @@
 #include "tile/split.cuh"
 #include "tile/vector.cuh"
 
-// FACTORS: rows of the split factor, as many of h as of l.
-template <int BN, int STAGES, int FACTORS> struct Adapted {
-    static constexpr int BM = 128, SHARES = 2, THREADS = 384;
+// FACTORS: rows of the factor; SPLIT: as many of h as of l.
+template <int BN, int STAGES, int FACTORS, bool SPLIT> struct Adapted {
+    static constexpr int BM = 128, SHARES = 2, THREADS = 384, RANKS = SPLIT ? FACTORS / 2 : FACTORS;
     using Loop = Mainloop<BM, BN, STAGES, SHARES, true, true>;
     using Factor = OperandTile<FACTORS, true>;
     // A stage holds so many steps of x and of the factor.
@@ -44,7 +44,7 @@ template <int BN, int STAGES, int FACTORS> struct Adapted {
         }
     }
 
-    // A computing warpgroup: its 64 rows of x times both halves of the factor.
+    // A computing warpgroup: its 64 rows of x times the factor.
     __device__ __forceinline__ void sum(float (&sum)[FACTORS / 2], int consumer, int stages) {
         uint32_t before = at.stage;
         for (int step = 0; step < stages; step++) {
@@ -68,18 +68,18 @@ template <int BN, int STAGES, int FACTORS> struct Adapted {
         loop.release(before);
     }
 
-    // Stores s and, split, scale s of a warpgroup's rows from `row0` on, and says so.
+    // Stores s and, as a side of the product, scale s of a warpgroup's rows from `row0` on, and says so.
     __device__ __forceinline__ void publish(const float (&sum)[FACTORS / 2], uint32_t row0, int consumer) {
         const uint32_t thread = threadIdx.x % 128, lane = thread % 32;
         const uint32_t row = row0 + thread / 32 * 16 + lane / 4;
 #pragma unroll
-        for (int i = 0; i < FACTORS / 4; i++) {
+        for (int i = 0; i < RANKS / 2; i++) {
             const uint32_t m = row + i % 4 / 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
             if (m >= p.gemm.m || column >= p.rank) continue;
             const uint32_t index = m * p.rank + column;
-            const float s = sum[i] + sum[i + FACTORS / 4];
+            const float s = SPLIT ? sum[i] + sum[i + FACTORS / 4] : sum[i];
             reinterpret_cast<float*>(p.s)[index] = s;
-            split_row(p.left, index, p.rank, p.width, p.scale * s, true);
+            side_row(p.left, index, p.rank, p.width, p.scale * s, true);
         }
         async_proxy_fence_global();  // the copy engine reads it
         named_barrier(consumer + 1, 128);
@@ -156,33 +156,34 @@ template <int BN, int STAGES, int FACTORS> struct Adapted {
     }
 };
 
-// Splits both factors: a into two matrices, eight elements a thread; behind them b, one a thread; and clears the counters.
+// Makes both factors sides of a product: a of one or two matrices, eight elements a thread; behind them b, one a thread; and
+// clears the counters.
 KERNEL(lora_sides, LoraSidesParams, 256) {
     launch_dependents();
     uint32_t i = blockIdx.x * 256 + threadIdx.x;
-    const uint32_t eights = p.k / 8, of_a = p.half * eights, of_b = p.b.rows * p.b.rank;
+    const uint32_t eights = p.k / 8, of_a = p.ranks * eights, of_b = p.b.rows * p.b.rank;
     if (i < of_a) {
         const bool inside = i / eights < p.b.rank;
         const Eight x = inside ? load_eight(reinterpret_cast<const float*>(p.a) + (size_t)i * 8) : Eight{};
+        bf16* high = reinterpret_cast<bf16*>(p.a_side) + (size_t)i * 8;
+        store_eight(high, x);
+        if (!p.split) return;
         Eight rest;
 #pragma unroll
         for (int j = 0; j < 8; j++) rest.v[j] = x.v[j] - to_float(from_float<bf16>(x.v[j]));
-        bf16* high = reinterpret_cast<bf16*>(p.a_split) + (size_t)i * 8;
-        store_eight(high, x);
-        store_eight(high + (size_t)p.half * p.k, rest);
+        store_eight(high + (size_t)p.ranks * p.k, rest);
     } else if (i -= of_a; i < of_b) {
-        split_row(p.b.split, i, p.b.rank, p.b.width, reinterpret_cast<const float*>(p.b.x)[i], false);
+        side_row(p.b.side, i, p.b.rank, p.b.width, reinterpret_cast<const float*>(p.b.x)[i], false);
     } else if (i -= of_b; i < p.tiles) {
         reinterpret_cast<uint32_t*>(p.ready)[i] = 0;
     }
 }
 
-// lora_sm90_<columns of a tile>_<most ranks>: lora/sm90.rs knows their sizes.
-#define ADAPTED(columns, stages, ranks) \
-    KERNEL(lora_sm90_##columns##_##ranks, LoraSm90Params, 384, 1) { Adapted<columns, stages, 2 * ranks>::run(p); }
-ADAPTED(256, 4, 32)
-ADAPTED(256, 4, 64)
-ADAPTED(192, 4, 32)
-ADAPTED(192, 4, 64)
-ADAPTED(128, 6, 32)
-ADAPTED(128, 6, 64)
+// lora_sm90_<columns of a tile>_<most ranks>: lora/sm90.rs knows their sizes. Up to 32 ranks a factor is split; 64 are rounded, and
+// so take no longer.
+#define ADAPTED(columns, stages)                                                                                         \
+    KERNEL(lora_sm90_##columns##_32, LoraSm90Params, 384, 1) { Adapted<columns, stages, 64, true>::run(p); }             \
+    KERNEL(lora_sm90_##columns##_64, LoraSm90Params, 384, 1) { Adapted<columns, stages, 64, false>::run(p); }
+ADAPTED(256, 4)
+ADAPTED(192, 4)
+ADAPTED(128, 6)

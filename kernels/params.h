@@ -271,15 +271,15 @@ typedef struct LoraThinParams {
     DropoutParams dropout;
 } LoraThinParams;
 
-/* A factor's f32 values as two bf16 h + l, in rows of h, h, l, zeros */
-typedef struct LoraSplitParams {
+/* A factor's f32 values in bf16: as two h + l, in rows of h, h, l, zeros; or, where width < 3 rank, rounded */
+typedef struct LoraSideParams {
     uint64_t x;      /* float [rows, rank] */
-    uint64_t split;  /* bf16 [rows, width] */
+    uint64_t side;   /* bf16 [rows, width] */
     uint32_t rows;
     uint32_t rank;
     uint32_t width;
     uint32_t unused;
-} LoraSplitParams;
+} LoraSideParams;
 
 typedef struct LoraSumParams {
     uint64_t partials;    /* float [parts][m, n] */
@@ -290,30 +290,30 @@ typedef struct LoraSumParams {
     uint32_t transposed;  /* 1: out is [n, m] */
     uint32_t accumulate;  /* 1: add to out */
     float scale;
-    uint64_t split;       /* bf16 [m, width], or 0: split_scale * out as two bf16 h + l, in rows of h, l, h, zeros */
+    uint64_t side;        /* bf16 [m, width], or 0: side_scale * out as two bf16 h + l, in rows of h, l, h, zeros; or rounded */
     uint32_t width;
-    float split_scale;
-    LoraSplitParams factor;  /* by the blocks behind those that sum; no rows: none */
+    float side_scale;
+    LoraSideParams factor;  /* by the blocks behind those that sum; no rows: none */
 } LoraSumParams;
 
-/* lora_sm90.cu: lora_sides splits the factors, and clears the counters */
+/* lora_sm90.cu: lora_sides makes the factors sides of products, and clears the counters */
 typedef struct LoraSidesParams {
     uint64_t a;        /* float [rank, k] */
-    uint64_t a_split;  /* bf16 [2 half, k]: h, zeros up to half; l, zeros */
-    LoraSplitParams b;
+    uint64_t a_side;   /* bf16 [ranks, k], or split [2 ranks, k]: h, zeros up to ranks; l, zeros */
+    LoraSideParams b;
     uint64_t ready;    /* uint32 [tiles] */
     uint32_t tiles;
     uint32_t k;
-    uint32_t half;
-    uint32_t unused;
+    uint32_t ranks;
+    uint32_t split;    /* 1: a is split */
 } LoraSidesParams;
 
 /* The layer with its adapter; more_a and more_b are left and LoraSidesParams' b */
 typedef struct LoraSm90Params {
     GemmSm90Params gemm;
-    TensorMap factor;  /* LoraSidesParams' a_split, boxes of half rows */
+    TensorMap factor;  /* LoraSidesParams' a_side, boxes of 32 rows */
     uint64_t s;        /* float [m, rank], out */
-    uint64_t left;     /* bf16 [m, width], out: scale s as two bf16 h + l, in rows of h, l, h, zeros */
+    uint64_t left;     /* bf16 [m, width], out: scale s, as LoraSumParams' side */
     uint64_t ready;    /* uint32 [tiles of 128 rows, an even number]: warpgroups whose rows of left are there, of 2 */
     uint32_t rank;
     uint32_t width;

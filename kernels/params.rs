@@ -318,9 +318,9 @@ pub struct LoraThinParams {
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
-pub struct LoraSplitParams {
+pub struct LoraSideParams {
     pub x: u64,
-    pub split: u64,
+    pub side: u64,
     pub rows: u32,
     pub rank: u32,
     pub width: u32,
@@ -337,22 +337,22 @@ pub struct LoraSumParams {
     pub transposed: u32,
     pub accumulate: u32,
     pub scale: f32,
-    pub split: u64,
+    pub side: u64,
     pub width: u32,
-    pub split_scale: f32,
-    pub factor: LoraSplitParams,
+    pub side_scale: f32,
+    pub factor: LoraSideParams,
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
 pub struct LoraSidesParams {
     pub a: u64,
-    pub a_split: u64,
-    pub b: LoraSplitParams,
+    pub a_side: u64,
+    pub b: LoraSideParams,
     pub ready: u64,
     pub tiles: u32,
     pub k: u32,
-    pub half: u32,
-    pub unused: u32,
+    pub ranks: u32,
+    pub split: u32,
 }
 #[repr(C)]
 #[repr(align(64))]

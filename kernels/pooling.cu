@@ -1,5 +1,5 @@
-// The mean of the tokens that a pooling keeps. A thread has eight columns of a sequence and runs over its tokens, whose
-// loads do not wait for each other; small blocks spread few long sequences over all multiprocessors.
+// The mean of the tokens that a pooling keeps. A thread has eight columns of a sequence and runs over its tokens, of which the
+// next eight are always on their way; small blocks spread few long sequences over all multiprocessors.
 #include "kernel.cuh"
 #include "tile/vector.cuh"
 
@@ -34,15 +34,18 @@ template <class T> __device__ __forceinline__ void pooling_forward(const Pooling
         }
     } else if (k.column < p.hidden) {
         Eight sum = {};
-        for (uint32_t t = k.begin; t < k.end; t += WINDOW) {
-            Packed<T> window[WINDOW] = {};
+        Packed<T> window[WINDOW];
+        const auto fetch = [&](uint32_t t, int i) {
+            window[i] = {};  // adding zeros is quicker than a branch, behind which no load may begin
+            if (t < k.end) window[i] = load_packed(h + (size_t)t * p.hidden + k.column);
+        };
 #pragma unroll
-            for (int i = 0; i < WINDOW; i++) {
-                if (t + i < k.end) window[i] = load_packed(h + (size_t)(t + i) * p.hidden + k.column);
-            }
+        for (int i = 0; i < WINDOW; i++) fetch(k.begin + i, i);
+        for (uint32_t t = k.begin; t < k.end; t += WINDOW) {
 #pragma unroll
             for (int i = 0; i < WINDOW; i++) {
                 const Eight e = unpack(window[i]);
+                fetch(t + i + WINDOW, i);
 #pragma unroll
                 for (int j = 0; j < 8; j++) sum.v[j] += e.v[j];
             }

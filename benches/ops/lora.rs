@@ -1,4 +1,4 @@
-//! An adapter of rank 16 beside the linear layers of a Llama 3 8B: what it adds to their time.
+//! Adapters of rank 16, and one of 64, beside the linear layers of a Llama 3 8B: what they add to their time.
 
 use crate::harness::{Bench, Shape, Work};
 use criterion::Criterion;
@@ -15,7 +15,23 @@ pub fn gpu(bench: &mut Bench) -> anyhow::Result<()> {
             layer(bench, name, [tokens, outputs, inputs])?;
         }
     }
-    Ok(())
+    of_64_ranks(bench)
+}
+
+/// The row to set beside "q/o layer alone" of as many tokens.
+fn of_64_ranks(bench: &mut Bench) -> anyhow::Result<()> {
+    const SIZE: usize = 4096;
+    const RANK: usize = 64;
+    let x = bench.normal(DType::Bf16, &[SIZE, SIZE])?;
+    let weight = Weight::Dense(bench.normal(DType::Bf16, &[SIZE, SIZE])?);
+    let (a, b) = (bench.normal(DType::F32, &[RANK, SIZE])?, bench.normal(DType::F32, &[SIZE, RANK])?);
+    let mut s = Tensor::zeros(bench.device(), DType::F32, &[SIZE, RANK])?;
+    let mut y = Tensor::zeros(bench.device(), DType::Bf16, &[SIZE, SIZE])?;
+    let flops = 2.0 * (SIZE * SIZE * SIZE) as f64;
+    let shape = Shape { m: SIZE, n: SIZE, k: SIZE };
+    bench.run("lora", "q/o with layer r 64", shape, Work::Flops(flops), || {
+        lora::linear(&x, &weight, &Factors::new(&a, &b, 2.0), &mut s, &mut y)
+    })
 }
 
 fn layer(bench: &mut Bench, name: &str, [tokens, outputs, inputs]: [usize; 3]) -> anyhow::Result<()> {

@@ -169,8 +169,9 @@ __device__ __forceinline__ void put(const float (&c)[M_TILES][N][4], bf16* tile,
     }
 }
 
-// Stores ROWS rows of a tile as rows first, first + 1, ... of a matrix, but those from the count on; `thread` of THREADS.
-template <int WIDTH, int ROWS, int THREADS, class Rows>
+// Stores ROWS rows of a tile as rows first, first + 1, ... of a matrix, but those from the count on; `thread` of THREADS. The
+// matrix' rows are PITCH long, and at least as long as the tile's.
+template <int WIDTH, int ROWS, int THREADS, int PITCH = WIDTH, class Rows>
 __device__ __forceinline__ void store_tile(const bf16* tile, uint64_t matrix, const Rows& rows, uint32_t first, uint32_t thread) {
     constexpr int CHUNKS = WIDTH / 8, STEP = THREADS / CHUNKS;
     static_assert(ROWS % STEP == 0, "all threads store as much");
@@ -179,7 +180,7 @@ __device__ __forceinline__ void store_tile(const bf16* tile, uint64_t matrix, co
     for (int i = 0; i < ROWS / STEP; i++) {
         const uint32_t row = thread / CHUNKS + i * STEP;
         const uint4 eight = load_16(tile + FragmentTile<WIDTH>::offset(row, thread % CHUNKS));
-        if (first + row < rows.count()) store_16(column + (size_t)rows.at(first + row) * WIDTH, eight);
+        if (first + row < rows.count()) store_16(column + (size_t)rows.at(first + row) * PITCH, eight);
     }
 }
 

@@ -90,19 +90,21 @@ mod cuda {
     use super::MIN_NORM;
     use crate::device::{Launch, Tensor};
     use crate::ops::Result;
+    use crate::ops::launch::threads;
     use crate::ops::params::CosineParams;
 
-    /// Threads a row.
-    const THREADS: u32 = 256;
-
     pub fn normalize(x: &Tensor, y: &Tensor, norm: &Tensor) -> Result<Launch> {
-        let params = params(x, y, norm)?;
-        Ok(Launch::new("cosine", "cosine_normalize", [x.rows() as u32, 1, 1], THREADS, params))
+        Ok(launch("cosine_normalize", x, params(x, y, norm)?))
     }
 
     pub fn normalize_backward(dy: &Tensor, y: &Tensor, norm: &Tensor, dx: &Tensor) -> Result<Launch> {
-        let params = CosineParams { dx: dx.address()?, ..params(dy, y, norm)? };
-        Ok(Launch::new("cosine", "cosine_normalize_backward", [y.rows() as u32, 1, 1], THREADS, params))
+        Ok(launch("cosine_normalize_backward", y, CosineParams { dx: dx.address()?, ..params(dy, y, norm)? }))
+    }
+
+    fn launch(kernel: &'static str, x: &Tensor, params: CosineParams) -> Launch {
+        const HELD: usize = 16; // columns a thread
+        const MOST: usize = 1024;
+        Launch::new("cosine", kernel, [x.rows() as u32, 1, 1], threads(x.columns().div_ceil(HELD), MOST), params)
     }
 
     fn params(x: &Tensor, y: &Tensor, norm: &Tensor) -> Result<CosineParams> {

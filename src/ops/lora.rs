@@ -9,7 +9,8 @@
 //!   in` for `dx`; activations are read once a product: forward moves `b * tokens * (in + 2 * out)` bytes, and the
 //!   factors. On a GPU, [`workspace`] says how much of that bf16 needs.
 //! - Error: 1e-6, gradients too; in bf16 at most twice the error of the exact result rounded once. A GPU within
-//!   8e-6 of the CPU: for bf16 activations a factor goes to the tensor cores as two bf16.
+//!   8e-6 of the CPU: for bf16 activations a factor goes to the tensor cores as two bf16. But [`linear`](fn@linear) on
+//!   Hopper rounds factors and s to bf16 where there are more than 32 ranks, as autocast does: at most twice that error.
 //!
 //! # Example
 //!

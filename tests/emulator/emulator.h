@@ -137,6 +137,7 @@ inline unsigned __reduce_max_sync(unsigned mask, unsigned v) {
 }
 inline unsigned __ballot_sync(unsigned, bool vote) { return emulator::ballot(vote); }
 inline int __ffs(unsigned x) { return __builtin_ffs((int)x); }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
 
 struct alignas(8) uint2 { uint32_t x, y; };
 struct alignas(16) uint4 { uint32_t x, y, z, w; };

@@ -26,8 +26,9 @@ fn forward_and_backward() {
     for (vocab, hidden) in [(7, 8), (50, 300)] {
         compare(&format!("embedding {vocab}x{hidden}"), 0.0, case(vocab, hidden, vec![3, 5, 3, 0, 6, 3, 5]));
     }
-    // More tokens than a block looks at together.
+    // An id of more tokens than are added at a time, and of more than one window of them.
     compare("embedding 530 tokens", 0.0, case(7, 8, (0..530).map(|t| t * t % 7).collect()));
+    compare_large("embedding 20000 tokens", 0.0, || case(777, 72, (0..20_000).map(|t| t * t % 777).collect()));
     for [tokens, hidden] in LARGE {
         let ids = (0..tokens as u32).map(|t| t * t % 777).collect();
         compare_large(&format!("embedding {tokens}x{hidden}"), 0.0, || case(777, hidden, ids));

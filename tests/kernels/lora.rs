@@ -1,7 +1,7 @@
-use super::{compare, compare_large};
-use crate::support::{normal, normal_bf16, rng};
-use kiungo::device::DType;
-use kiungo::ops::linear::Weight;
+use super::{Run, compare, compare_large};
+use crate::support::{assert_as_good, fast_gpus, normal, normal_bf16, rng, tensor_as, widen};
+use kiungo::device::{DType, Device};
+use kiungo::ops::linear::{self, Weight};
 use kiungo::ops::lora::{self, Factors};
 use kiungo::ops::nf4::Nf4Tensor;
 use kiungo::ops::philox::Dropout;
@@ -15,7 +15,7 @@ fn forward_and_backward() {
         let [y, dy] = [0; 2].map(|_| normal_bf16(&mut rng, tokens * outputs));
         let [a, da] = [0; 2].map(|_| normal(&mut rng, rank * inputs));
         let [b, db] = [0; 2].map(|_| normal(&mut rng, outputs * rank));
-        move |run: &super::Run| {
+        move |run: &Run| {
             let (a, b) = (run.f32(&a, &[rank, inputs]), run.f32(&b, &[outputs, rank]));
             let factors = Factors { a: &a, b: &b, scale: 2.0, dropout, state: None };
             let (x, dy) = (run.tensor(&x, &[tokens, inputs]), run.tensor(&dy, &[tokens, outputs]));
@@ -51,7 +51,7 @@ fn a_layer_with_its_adapter() {
         let mut rng = rng(1);
         let (x, w) = (normal_bf16(&mut rng, tokens * inputs), normal_bf16(&mut rng, outputs * inputs));
         let (a, b) = (normal(&mut rng, rank * inputs), normal(&mut rng, outputs * rank));
-        move |run: &super::Run| {
+        move |run: &Run| {
             let (a, b) = (run.f32(&a, &[rank, inputs]), run.f32(&b, &[outputs, rank]));
             let factors = Factors { dropout, ..Factors::new(&a, &b, 0.5) };
             let weight = match quantized {
@@ -68,9 +68,53 @@ fn a_layer_with_its_adapter() {
         for dropout in [None, Some(drop)] {
             let what = format!("a layer with its adapter, {dropout:?}, NF4 {quantized}");
             compare(&what, 8e-6, case([5, 64, 24, 3], dropout, quantized));
-            for shape in [[300, 576, 1536, 5], [1000, 1536, 576, 16], [768, 4096, 4096, 16], [4096, 1024, 1024, 64]] {
+            for shape in [[300, 576, 1536, 5], [1000, 1536, 576, 16], [768, 4096, 4096, 16], [4096, 1024, 1024, 16]] {
                 compare_large(&format!("{what} {shape:?}"), 1e-5, || case(shape, dropout, quantized));
             }
         }
     }
+}
+
+/// More than 32 ranks may be rounded as autocast does: the textbook has factors and s in bf16.
+#[test]
+fn a_layer_with_an_adapter_of_many_ranks() {
+    const SCALE: f32 = 0.5;
+    let drop = Dropout { probability: 0.3, seed: 9, stream: 4, step: 2, first: 0 };
+    for gpu in fast_gpus() {
+        for ([tokens, inputs, outputs, rank], dropout) in
+            [([4096, 1024, 1024, 64], None), ([4096, 512, 4096, 64], None), ([1000, 1536, 576, 40], Some(drop))]
+        {
+            let mut rng = rng(1);
+            let (x, w) = (normal_bf16(&mut rng, tokens * inputs), normal_bf16(&mut rng, outputs * inputs));
+            let (a, b) = (normal(&mut rng, rank * inputs), normal(&mut rng, outputs * rank));
+            let outputs_of = |device: &Device, dtype, [a, b]: [&[f32]; 2]| {
+                let run = Run { device, dtype };
+                let (a, b) = (run.f32(a, &[rank, inputs]), run.f32(b, &[outputs, rank]));
+                let factors = Factors { dropout, ..Factors::new(&a, &b, SCALE) };
+                let weight = Weight::Dense(run.tensor(&w, &[outputs, inputs]));
+                let mut s = run.poisoned_as(DType::F32, &[tokens, rank]);
+                let mut y = run.poisoned(&[tokens, outputs]);
+                lora::linear(&run.tensor(&x, &[tokens, inputs]), &weight, &factors, &mut s, &mut y).unwrap();
+                [s, y].map(|t| t.to_f32().unwrap())
+            };
+            let exact = outputs_of(&Device::Cpu, DType::F32, [&a, &b]);
+            let of_rounded = outputs_of(&Device::Cpu, DType::F32, [&bf16(&a), &bf16(&b)]);
+            // What rounding s changes is added to y.
+            let s = bf16(&of_rounded[0]);
+            let change: Vec<f32> = s.iter().zip(&of_rounded[0]).map(|(rounded, s)| SCALE * (rounded - s)).collect();
+            let mut y = tensor_as(DType::F32, &vec![0.0; tokens * outputs], &[tokens, outputs]);
+            let right = Weight::Dense(tensor_as(DType::F32, &bf16(&b), &[outputs, rank]));
+            linear::forward(&tensor_as(DType::F32, &change, &[tokens, rank]), &right, &mut y).unwrap();
+            let y: Vec<f32> = y.to_f32().unwrap().iter().zip(&of_rounded[1]).map(|(change, y)| change + y).collect();
+            let found = outputs_of(&gpu, DType::Bf16, [&a, &b]);
+            for (name, i, textbook) in [("s", 0, s), ("y", 1, bf16(&y))] {
+                let what = format!("{name} of {tokens}x{inputs}x{outputs}, {rank} ranks on {gpu}");
+                assert_as_good(&what, &found[i], &textbook, &widen(&exact[i]), 1e-5);
+            }
+        }
+    }
+}
+
+fn bf16(x: &[f32]) -> Vec<f32> {
+    tensor_as(DType::Bf16, x, &[x.len(), 1]).to_f32().unwrap()
 }

@@ -9,8 +9,6 @@ use crate::ops::check::Check;
 const THREADS: u32 = 128;
 /// Sequences up to this length are short: a block of 64 rows reaches few keys before its own.
 const SHORT: usize = 64;
-/// Tokens at which a block of whole sequences begins, at least: fewer would leave too much of its tile empty.
-const LEAST_STEP: u32 = 17;
 const BF16_BYTES: u32 = 2;
 
 pub fn params([q, k, v, o, lse]: [&Tensor; 5], sequences: &Sequences, heads: Heads) -> Result<AttentionParams> {
@@ -55,10 +53,35 @@ impl Tile {
     ) -> Tile {
         Tile { module, kernel, rows, shared_bytes: (kept * rows + 2 * stages * step) * dim * BF16_BYTES }
     }
+}
 
-    /// The weights of 64 rows and their gradients as well, each a tile 64 wide.
-    const fn and_weights(self) -> Tile {
-        Tile { shared_bytes: self.shared_bytes + 2 * 64 * 64 * BF16_BYTES, ..self }
+/// What a block of `attention_short_sm80.cu` covers: whole sequences of one key head, 16 keys a warp.
+pub struct Whole {
+    kernel: &'static str,
+    warps: u32,
+    shared_bytes: u32,
+}
+
+impl Whole {
+    const KEYS_A_WARP: u32 = 16;
+
+    /// Keys and values; three stages of 16 rows of q, d_o and o with two words each; the gradients of the scores.
+    const fn new(kernel: &'static str, dim: u32, warps: u32) -> Whole {
+        const ROWS: u32 = 16;
+        let keys = warps * Self::KEYS_A_WARP;
+        let stage = 3 * ROWS * dim * BF16_BYTES + 2 * ROWS * size_of::<u32>() as u32;
+        Whole { kernel, warps, shared_bytes: (2 * keys * dim + keys * ROWS) * BF16_BYTES + 3 * stage }
+    }
+
+    /// Tokens of a block, and the longest sequence that fits.
+    fn keys(&self) -> u32 {
+        self.warps * Self::KEYS_A_WARP
+    }
+
+    fn launch(&self, params: AttentionParams) -> Launch {
+        let blocks = params.tokens.div_ceil(self.keys()) * params.key_value_heads;
+        Launch::new("attention_short_sm80", self.kernel, [blocks, 1, 1], self.warps * 32, params)
+            .shared(self.shared_bytes)
     }
 }
 
@@ -72,15 +95,14 @@ struct Tiles {
     queries: [Tile; 2],
     /// The gradients of the keys and values.
     keys: Tile,
-    /// All gradients of whole sequences, from the smallest tile to the largest.
-    whole: [Tile; 2],
+    /// All gradients of whole sequences, from the shortest to the longest.
+    whole: [Whole; 2],
 }
 
 macro_rules! tiles {
     ($dim:literal, $hopper:expr, queries $queries:expr, keys $keys:expr) => {{
         const FORWARD: &str = "attention_sm80";
         const BACKWARD: &str = "attention_backward_sm80";
-        const WHOLE: &str = "attention_short_sm80";
         Tiles {
             forward: [
                 Tile::new([FORWARD, concat!("attention_forward_", $dim)], $dim, [1, 128], [1, 64]),
@@ -93,8 +115,8 @@ macro_rules! tiles {
             ],
             keys: Tile::new([BACKWARD, concat!("attention_dkv_", $dim)], $dim, $keys[0], $keys[1]),
             whole: [
-                Tile::new([WHOLE, concat!("attention_backward_16_", $dim)], $dim, [2, 32], [1, 64]).and_weights(),
-                Tile::new([WHOLE, concat!("attention_backward_32_", $dim)], $dim, [2, 48], [1, 64]).and_weights(),
+                Whole::new(concat!("attention_backward_16_", $dim), $dim, 1),
+                Whole::new(concat!("attention_backward_32_", $dim), $dim, 2),
             ],
         }
     }};
@@ -130,18 +152,17 @@ impl Forward {
 pub enum Backward {
     /// Those of the queries, which leave delta, then those of the keys and values.
     Apart { queries: &'static Tile, keys: &'static Tile },
-    /// All in one pass, a block for the sequences that begin at `step` tokens.
-    Whole { tile: &'static Tile, step: u32 },
+    /// All in one pass, a block for the sequences that begin at some tokens.
+    Whole(&'static Whole),
     /// All in one pass, a block a tile of keys, which adds its part of dq to that of the blocks before it.
     Hopper(&'static Hopper),
 }
 
 impl Backward {
-    /// Tiles of whole sequences, if the longest leaves a block enough to begin at.
+    /// Whole sequences, if the longest fits.
     fn choose(tiles: &'static Tiles, short: bool, hopper: bool, sequences: &Sequences) -> Backward {
-        let step = |tile: &Tile| (tile.rows + 1).saturating_sub(sequences.max_length() as u32);
-        match tiles.whole.iter().find(|tile| step(tile) >= LEAST_STEP) {
-            Some(tile) => Backward::Whole { tile, step: step(tile) },
+        match tiles.whole.iter().find(|whole| whole.keys() as usize >= sequences.max_length()) {
+            Some(whole) => Backward::Whole(whole),
             None if hopper => Backward::Hopper(&tiles.hopper),
             None => Backward::Apart { queries: &tiles.queries[usize::from(short)], keys: &tiles.keys },
         }
@@ -213,9 +234,7 @@ impl Kernels {
                 tiles(queries, params.tokens * params.group, queries.rows, params),
                 tiles(keys, params.tokens, keys.rows, params),
             ],
-            Kernels::Tiles { backward: Backward::Whole { tile, step }, .. } => {
-                vec![tiles(tile, params.tokens, *step, params)]
-            }
+            Kernels::Tiles { backward: Backward::Whole(whole), .. } => vec![whole.launch(params)],
             Kernels::Tiles { backward: Backward::Hopper(hopper), .. } => {
                 hopper.backward(params, gpu.workspace(hopper.backward_workspace(&params))?).into()
             }

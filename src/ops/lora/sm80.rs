@@ -11,7 +11,7 @@ use crate::ops::gemm::cuda::HOPPER;
 use crate::ops::gemm::sm90::{More, gemm_and_more};
 use crate::ops::gemm::{Layout, gemm};
 use crate::ops::linear::{Weight, fused};
-use crate::ops::params::{DropoutParams, LoraParams, LoraSplitParams, LoraSumParams, LoraThinParams};
+use crate::ops::params::{DropoutParams, LoraParams, LoraSideParams, LoraSumParams, LoraThinParams};
 
 const THREADS: u32 = 128;
 /// Rows of a block of the thin products, and what it sums at a time.
@@ -94,9 +94,9 @@ pub fn linear(gpu: &Gpu, x: &Tensor, weight: &Weight, factors: &Factors, s: &Ten
     let parts @ [first, left_bytes, right_bytes, _] = linear_parts(gpu, tokens, weight, rank);
     let left = gpu.workspace(parts.iter().sum())? + first as u64;
     let right = left + left_bytes as u64;
-    let factor = LoraSplitParams {
+    let factor = LoraSideParams {
         x: factors.b.address()?,
-        split: right,
+        side: right,
         rows: outputs as u32,
         rank: rank as u32,
         width: width as u32,
@@ -135,7 +135,7 @@ fn up_microseconds(tokens: usize, outputs: usize) -> f64 {
 struct Sides {
     left: u64,
     scale: f32,
-    factor: LoraSplitParams,
+    factor: LoraSideParams,
 }
 
 /// Without dropout.
@@ -171,9 +171,17 @@ fn parts(gpu: &Gpu, [m, rank, k]: [usize; 3]) -> usize {
     wanted.clamp(1, k.div_ceil(DEPTH).max(1))
 }
 
+/// Whether the sides of the second product of [`linear`] are two bf16 a value, three products. More ranks are rounded, as
+/// autocast does: they would take the layer's own product longer than all else of the adapter.
+pub fn splits(rank: usize) -> bool {
+    const MOST: usize = 32;
+    rank <= MOST
+}
+
 /// Columns that the second product of [`linear`] sums over.
-fn width(rank: usize) -> usize {
-    (3 * rank).next_multiple_of(8)
+pub fn width(rank: usize) -> usize {
+    let products = if splits(rank) { 3 } else { 1 };
+    (products * rank).next_multiple_of(8)
 }
 
 /// What [`linear`] takes of the workspace: for the layer and the partial sums, for the sides of its second product, and for
@@ -182,7 +190,7 @@ pub fn linear_parts(gpu: &Gpu, tokens: usize, weight: &Weight, rank: usize) -> [
     let [outputs, inputs] = [weight.shape()[0], weight.shape()[1]];
     let first = weight.workspace_bytes().max(partial_bytes(gpu, [tokens, rank, inputs]));
     let side = |n: usize| n * width(rank) * DType::Bf16.size();
-    [first, side(tokens), side(outputs), Adapted::scratch_bytes(tokens, inputs, rank)]
+    [first, side(tokens), side(outputs), Adapted::scratch_bytes(tokens, inputs)]
         .map(|bytes| bytes.next_multiple_of(ALIGNMENT))
 }
 
@@ -243,9 +251,9 @@ impl Thin<'_> {
             transposed: (store == Store::AddTransposed).into(),
             accumulate: (store != Store::Replace).into(),
             scale,
-            split: sides.map_or(0, |sides| sides.left),
+            side: sides.map_or(0, |sides| sides.left),
             width: sides.map_or(0, |sides| sides.factor.width),
-            split_scale: sides.map_or(0.0, |sides| sides.scale),
+            side_scale: sides.map_or(0.0, |sides| sides.scale),
             factor: sides.map(|sides| sides.factor).unwrap_or_default(),
         };
         let factor = (params.factor.rows * params.factor.rank) as usize;

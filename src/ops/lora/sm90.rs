@@ -1,12 +1,13 @@
 //! The launches of `lora_sm90.cu`: a layer and its adapter, s included, in one.
 
 use super::Factors;
+use super::sm80::{splits, width};
 use crate::device::{DType, Gpu, Launch, Tensor, TensorMap};
 use crate::ops::Result;
 use crate::ops::gemm::Layout;
 use crate::ops::gemm::sm90::{DIRECT_STORES, More, launch, with_more};
 use crate::ops::gemm::tiles::{DEPTH, SHARES, Schedule, Tile, choose};
-use crate::ops::params::{GemmSm90Params, LoraSidesParams, LoraSm90Params, LoraSplitParams};
+use crate::ops::params::{GemmSm90Params, LoraSideParams, LoraSidesParams, LoraSm90Params};
 use std::mem::offset_of;
 
 const THREADS: usize = 256;
@@ -14,10 +15,12 @@ const THREADS: usize = 256;
 const EIGHT: usize = 8;
 /// Rows of a tile, whose s has a counter.
 const ROWS: usize = 128;
-/// Places for ranks that kernels have, for each half of the split factor.
+/// Places for ranks that kernels have: of a split factor, and of one that is rounded.
 const RANKS: [usize; 2] = [32, 64];
-/// Microseconds of a step of k of a tile of s, for each of them.
-const STEPS: [f64; 2] = [0.33, 0.66];
+/// Rows of either, which the two blocks of a cluster load a half of each.
+const FACTOR_ROWS: usize = 64;
+/// Microseconds of a step of k of a tile of s.
+const STEP: f64 = 0.33;
 
 /// How one launch shares the work.
 pub struct Adapted {
@@ -36,8 +39,8 @@ impl Adapted {
     /// tile in the last round to make s in the time of one tile.
     pub fn choose(multiprocessors: usize, sizes: [usize; 3], factors: &Factors) -> Option<Adapted> {
         let ([m, n, k], rank) = (sizes, factors.a.rows());
-        let (ranks, step) = RANKS.into_iter().zip(STEPS).find(|&(ranks, _)| rank <= ranks)?;
-        let (tile, _) = choose(multiprocessors, [m, n, k + 3 * rank]);
+        let ranks = RANKS.into_iter().find(|&ranks| rank <= ranks)?;
+        let (tile, _) = choose(multiprocessors, [m, n, k + width(rank)]);
         let dropout = factors.dropout.is_some_and(|dropout| dropout.probability > 0.0);
         if dropout || tile.schedule != Schedule::Persistent || *DIRECT_STORES || m < ROWS {
             return None;
@@ -59,40 +62,39 @@ impl Adapted {
             return None;
         }
         let takers = (clusters - last_round).min(pairs);
-        let in_time = pairs.div_ceil(takers) as f64 * step <= tile.step();
+        let in_time = pairs.div_ceil(takers) as f64 * STEP <= tile.step();
         in_time.then_some(Adapted { tile, kernel, sizes, ranks, clusters, takers })
     }
 
-    /// Bytes of the workspace for the split factor and the counters.
-    pub fn scratch_bytes(tokens: usize, inputs: usize, rank: usize) -> usize {
-        let ranks = RANKS.into_iter().find(|&ranks| rank <= ranks).unwrap_or(0);
-        2 * ranks * inputs * DType::Bf16.size() + counters(tokens) * size_of::<u32>()
+    /// Bytes of the workspace for the factor and the counters.
+    pub fn scratch_bytes(tokens: usize, inputs: usize) -> usize {
+        factor_bytes(inputs) + counters(tokens) * size_of::<u32>()
     }
 
-    /// Launches it for x, the weight, s and y. `factor` splits b for `more`, whose left side the launch makes.
+    /// Launches it for x, the weight, s and y. `b` makes it the right side of `more`, whose left side the launch makes.
     pub fn launch(
         &self,
         gpu: &Gpu,
         [x, w, s, y]: [&Tensor; 4],
         factors: &Factors,
-        factor: LoraSplitParams,
+        b: LoraSideParams,
         more: &More,
         scratch: u64,
     ) -> Result {
         let [m, _, k] = self.sizes;
-        let ready = scratch + (2 * self.ranks * k * DType::Bf16.size()) as u64;
+        let ready = scratch + factor_bytes(k) as u64;
         let tiles = counters(m);
         let sides = LoraSidesParams {
             a: factors.a.address()?,
-            a_split: scratch,
-            b: factor,
+            a_side: scratch,
+            b,
             ready,
             tiles: tiles as u32,
             k: k as u32,
-            half: self.ranks as u32,
-            unused: 0,
+            ranks: self.ranks as u32,
+            split: splits(b.rank as usize).into(),
         };
-        let count = self.ranks * k / EIGHT + (factor.rows * factor.rank) as usize + tiles;
+        let count = self.ranks * k / EIGHT + (b.rows * b.rank) as usize + tiles;
         let grid = [count.div_ceil(THREADS) as u32, 1, 1];
         gpu.launch(&Launch::new("lora_sm90", "lora_sides", grid, THREADS as u32, sides))?;
 
@@ -103,8 +105,8 @@ impl Adapted {
             s: s.address()?,
             left: more.a,
             ready,
-            rank: factor.rank,
-            width: factor.width,
+            rank: b.rank,
+            width: b.width,
             takers: self.takers as u32,
             scale: factors.scale,
             ..Default::default()
@@ -113,9 +115,13 @@ impl Adapted {
         launch.params.extend_from_slice(&bytemuck::bytes_of(&params)[size_of::<GemmSm90Params>()..]);
         (launch.module, launch.kernel) = ("lora_sm90", self.kernel);
         launch.grid[0] = (self.clusters * SHARES) as u32;
-        let map = TensorMap { address: scratch, shape: [2 * self.ranks, k], block: [self.ranks, DEPTH] };
+        let map = TensorMap { address: scratch, shape: [FACTOR_ROWS, k], block: [FACTOR_ROWS / SHARES, DEPTH] };
         Ok(gpu.launch(&launch.tensor_map(offset_of!(LoraSm90Params, factor), map))?)
     }
+}
+
+fn factor_bytes(inputs: usize) -> usize {
+    FACTOR_ROWS * inputs * DType::Bf16.size()
 }
 
 /// A counter a tile of 128 tokens, and one more where that makes them even.
