@@ -1,26 +1,26 @@
-// dx = dy W for an NF4 weight and few tokens on Hopper's tensor cores, without the weight ever being written out: codes
+// dx = dy W for an NF4 weight and up to 128 tokens on Hopper's tensor cores, without the weight ever being written out: codes
 // become the left side of wgmma in registers, whose rows are inputs, so that what is computed is dx^T; the tokens are the
-// right side, in shared memory. What is added up runs across absmax values here, so a weight is scaled before it is
-// rounded: bit for bit that of nf4.cu.
+// right side, in shared memory. What is added up runs across absmax values here, so it is the weight that is scaled: a level
+// that is rounded to bf16 times absmax, rounded once.
 //
 // A warpgroup loads: the copy engine codes and dy, its threads the scales. Warpgroups compute, each all 256 inputs of the
 // block and its share of a stage's outputs (for more than 64 tokens, half the inputs and all outputs); weights are decoded
-// while the products of the step before are under way.
+// while the products of the step before are under way. A lane reads four bytes of two outputs, which are exchanged to pairs of
+// outputs and looked up: four tiles of 64 rows, of which a lane ends up with eight neighbours.
 //
-// A byte of codes is an output and two neighbouring inputs: rows g and g + 8 of a lane's fragment, by one look-up of two
-// floats. A lane reads four bytes, which are four tiles of 64 rows: tile b has of a warp's 64 inputs the pairs 4 g + b, so
-// that a lane ends up with eight neighbours.
+// Blocks take parts of the outputs, whose sums linear_backward.cu adds.
 //
-// Budget: 112 registers a thread where four warpgroups compute, 240 where two do: 128 for sums, 32 for two steps' fragments. 64 KB of shared memory for the table, the rest for stages: one block a multiprocessor.
+// Budget: 240 registers a thread, 128 of them for sums, 32 for two steps' fragments. 64 KB of shared memory for the table, the
+// rest for stages: one block a multiprocessor.
 #include "kernel.cuh"
-#include "ptx/cluster.cuh"
 #include "ptx/cp_async.cuh"
 #include "ptx/tma.cuh"
 #include "ptx/warpgroup.cuh"
 #include "ptx/wgmma.cuh"
-#include "tile/nf4_operand.cuh"
+#include "tile/nf4_columns.cuh"
+#include "tile/nf4_pairs.cuh"
+#include "tile/nf4_parts.cuh"
 #include "tile/operand.cuh"
-#include "tile/store.cuh"
 
 constexpr int INPUTS = 256;  // of the weight a stage
 constexpr int BLOCKS = INPUTS / KIUNGO_NF4_BLOCK, TILES = INPUTS / 64;
@@ -66,7 +66,7 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
     using Sums = float[MY_TILES][TOKENS / 2];
     using Fragments = uint32_t[MY_TILES][4];
     using Dy = OperandTile<TOKENS, true>;
-    using Table = PairTable<float2>;
+    using Table = PairTable<uint32_t>;
     static constexpr int LINE = INPUTS + 4;  // floats a token while sums are added up, so that lanes use all banks
     struct alignas(1024) Stage {
         uint8_t codes[OUTPUTS][INPUTS / 2];  // 16-byte chunks swizzled
@@ -101,7 +101,7 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
     };
 
     // A warpgroup: loads this block's stages.
-    static __device__ __forceinline__ void load(const Nf4LinearSm90Params& p, const Shared& shared, uint32_t input0, int first,
+    static __device__ __forceinline__ void load(const Nf4BackwardSm90Params& p, const Shared& shared, uint32_t input0, int first,
                                                 int steps) {
         Ring<STAGES> at;
         for (int step = first; step < first + steps; step++, at.advance()) {
@@ -113,19 +113,20 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
                 tma_load(stage.codes, &p.codes, input0 / 4, step * OUTPUTS, full);
 #pragma unroll
                 for (int half = 0; half < OUTPUTS / Dy::DEPTH; half++) {
-                    Dy::template load<1>(stage.dy[half], &p.x, 0, step * OUTPUTS + half * Dy::DEPTH, full, 0);
+                    Dy::template load<1>(stage.dy[half], &p.dy, 0, step * OUTPUTS + half * Dy::DEPTH, full, 0);
                 }
             }
             const uint32_t mine = threadIdx.x % 128;
-            if (mine < OUTPUTS) stage.scales.copy(p.linear, step * OUTPUTS + mine, input0 / KIUNGO_NF4_BLOCK);
+            if (mine < OUTPUTS) stage.scales.copy(p.backward.linear, step * OUTPUTS + mine, input0 / KIUNGO_NF4_BLOCK);
             cp_async_arrive(full);
         }
         cp_async_wait<0>();
     }
 
     // The 16 outputs from `output` on, a multiple of 16, as the fragments of tiles from FIRST on.
-    template <int FIRST> static __device__ __forceinline__ void decode(Fragments& a, const typename Table::Look& look, const Stage& stage, uint32_t output,
-                                                  const float* map, float offset) {
+    template <int FIRST>
+    static __device__ __forceinline__ void decode(Fragments& a, const typename Table::Look& look, const Stage& stage,
+                                                  uint32_t output, const float* map, float offset) {
         const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, word = warp * 8 + lane / 4;
 #pragma unroll
         for (uint32_t half = 0; half < 2; half++) {
@@ -134,13 +135,12 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
                 const uint8_t* chunk = stage.codes[line] + (word / 4 ^ line % 8) * 16;
                 return *reinterpret_cast<const uint32_t*>(chunk + word % 4 * 4);
             };
-            const uint32_t code0 = codes(line), code1 = codes(line + 1);
-            const float scale0 = stage.scales.get(line, warp, map, offset), scale1 = stage.scales.get(line + 1, warp, map, offset);
+            const ColumnPairs pairs(codes(line), codes(line + 1));
+            const ScalePair scale(stage.scales.get(line, warp, map, offset), stage.scales.get(line + 1, warp, map, offset));
 #pragma unroll
             for (int tile = 0; tile < MY_TILES; tile++) {
-                const float2 w0 = look.pair(code0, FIRST + tile), w1 = look.pair(code1, FIRST + tile);
-                a[tile][half * 2] = pack(__fmul_rn(w0.x, scale0), __fmul_rn(w1.x, scale1));
-                a[tile][half * 2 + 1] = pack(__fmul_rn(w0.y, scale0), __fmul_rn(w1.y, scale1));
+                a[tile][half * 2] = scale.times(look.pair(pairs.even, FIRST + tile));
+                a[tile][half * 2 + 1] = scale.times(look.pair(pairs.odd, FIRST + tile));
             }
         }
     }
@@ -164,9 +164,9 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
 
     // Warpgroup WHICH's part: of each stage, MINE outputs, and of these MY_TILES tiles of inputs.
     template <int WHICH>
-    static __device__ __forceinline__ void compute(const Nf4LinearSm90Params& p, const Shared& shared, Sums& sums, int steps) {
+    static __device__ __forceinline__ void compute(const Nf4BackwardSm90Params& p, const Shared& shared, Sums& sums, int steps) {
         constexpr int BEGIN = WHICH / ACROSS % DEEP * MINE, FIRST = WHICH % ACROSS * MY_TILES;
-        const float offset = DOUBLE ? *reinterpret_cast<const float*>(p.linear.offset) : 0.0f;
+        const float offset = DOUBLE ? *reinterpret_cast<const float*>(p.backward.linear.offset) : 0.0f;
         const typename Table::Look look(shared.table, 0);
         const float* map = shared.small().map;
         Fragments a[2];
@@ -188,7 +188,7 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
         wait(sums, a[1]);
     }
 
-    static __device__ __forceinline__ void run(const Nf4LinearSm90Params& p) {
+    static __device__ __forceinline__ void run(const Nf4BackwardSm90Params& p) {
         DYNAMIC_SHARED(unsigned char, memory);
         const Shared shared(memory);
         if (threadIdx.x == 0) {
@@ -199,18 +199,18 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
             barrier_init_fence();
         }
         __syncthreads();
-        const uint32_t splits = p.splits, rank = blockIdx.x % splits, input0 = blockIdx.x / splits * INPUTS;
-        const int all = (p.linear.n + OUTPUTS - 1) / OUTPUTS, first = all * rank / splits;
-        const int steps = all * (rank + 1) / splits - first;
+        const uint32_t part = blockIdx.x, input0 = blockIdx.y * INPUTS;
+        const int all = (p.backward.linear.n + OUTPUTS - 1) / OUTPUTS, first = all * part / gridDim.x;
+        const int steps = all * (part + 1) / gridDim.x - first;
         if (threadIdx.x >= CONSUMERS) {
-            fewer_registers<CONSUMERS == 512 ? 32 : 24>();
+            fewer_registers<24>();
             load(p, shared, input0, first, steps);
             return;
         }
-        more_registers<CONSUMERS == 512 ? 112 : 240>();
+        more_registers<240>();
         shared.table.fill(threadIdx.x, CONSUMERS);
         if (DOUBLE && threadIdx.x < 256) {
-            shared.small().map[threadIdx.x] = reinterpret_cast<const float*>(p.linear.map)[threadIdx.x];
+            shared.small().map[threadIdx.x] = reinterpret_cast<const float*>(p.backward.linear.map)[threadIdx.x];
         }
         named_barrier(1, CONSUMERS);
         Sums sums = {};
@@ -218,17 +218,13 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
         const int which = threadIdx.x / 128;
         if (which == 0) compute<0>(p, shared, sums, steps);
         if (which == 1) compute<1>(p, shared, sums, steps);
-        if constexpr (CONSUMERS == 512) {
-            if (which == 2) compute<2>(p, shared, sums, steps);
-            if (which == 3) compute<3>(p, shared, sums, steps);
-        }
 #pragma unroll
-        for (int token = 0; token < TOKENS; token += ADDED) add_up(p, shared, sums, input0, rank, token);
+        for (int token = 0; token < TOKENS; token += ADDED) add_up(p.backward, shared, sums, part, input0, token);
     }
 
-    // ADDED tokens from `token0` on: the sums of all warpgroups, then those of all blocks of the cluster, in order; dx from there.
-    static __device__ __forceinline__ void add_up(const Nf4LinearSm90Params& p, const Shared& shared, const Sums& sums,
-                                                  uint32_t input0, uint32_t rank, int token0) {
+    // ADDED tokens from `token0` on: the sums of all warpgroups in order, to dx or where there are several parts to the workspace.
+    static __device__ __forceinline__ void add_up(const Nf4BackwardParams& p, const Shared& shared, const Sums& sums,
+                                                  uint32_t part, uint32_t input0, int token0) {
         const uint32_t lane = threadIdx.x % 32, input = threadIdx.x / 32 % 4 * 64 + lane / 4 * 8;
         const int which = threadIdx.x / 128;
         float* all = shared.sums();
@@ -248,37 +244,24 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
                 }
             }
         }
-        p.splits > 1 ? cluster_sync() : named_barrier(1, CONSUMERS);
-        const Nf4LinearParams& linear = p.linear;
-        const int tokens = min((int)linear.m - token0, ADDED);
-        for (int i = threadIdx.x * p.splits + rank; i < tokens * (INPUTS / 4); i += CONSUMERS * p.splits) {
-            const uint32_t token = i / (INPUTS / 4), column = i % (INPUTS / 4) * 4;
-            const float* from = all + token * LINE + column;
-            float4 sum = *reinterpret_cast<const float4*>(from);
-            if (p.splits > 1) sum = load_shared_of(from, 0);
-            for (uint32_t of = 1; of < p.splits; of++) {
-                const float4 part = load_shared_of(from, of);
-                sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
-            }
-            bf16* first = reinterpret_cast<bf16*>(linear.y) + (size_t)(token0 + token) * linear.k;
-            const Row<bf16> dx{first, linear.k, p.accumulate != 0};
-            dx.store(input0 + column, sum.x, sum.y);
-            dx.store(input0 + column + 2, sum.z, sum.w);
+        named_barrier(1, CONSUMERS);
+        const uint32_t inputs = p.linear.k;
+        const int tokens = min((int)p.linear.m - token0, ADDED);
+        for (int i = threadIdx.x; i < tokens * (INPUTS / 4); i += CONSUMERS) {
+            const uint32_t token = i / (INPUTS / 4), input = input0 + i % (INPUTS / 4) * 4;
+            if (input >= inputs) continue;
+            store_part(p, part, token0 + token, input, *reinterpret_cast<const float4*>(all + token * LINE + input - input0));
         }
-        if (p.splits > 1) cluster_sync();  // others may still read these sums
     }
 };
 
-// Up to so many tokens. linear/fused.rs knows a stage's outputs, the stages and the threads.
-#define LINEAR_BACKWARD_NF4(tokens, outputs, stages, deep, across)                                        \
-    KERNEL(linear_backward_sm90_nf4_##tokens, Nf4LinearSm90Params, 128 * deep * across + 128, 1) {        \
-        Nf4Backward<tokens, outputs, stages, deep, across, false>::run(p);                                \
-    }                                                                                                     \
-    KERNEL(linear_backward_sm90_nf4_double_##tokens, Nf4LinearSm90Params, 128 * deep * across + 128, 1) { \
-        Nf4Backward<tokens, outputs, stages, deep, across, true>::run(p);                                 \
+// Up to so many tokens. linear/fused/backward.rs knows a stage's outputs and the stages.
+#define LINEAR_BACKWARD_NF4(tokens, outputs, stages, deep, across)                                              \
+    KERNEL(linear_backward_sm90_nf4_##tokens, Nf4BackwardSm90Params, 128 * deep * across + 128, 1) {            \
+        Nf4Backward<tokens, outputs, stages, deep, across, false>::run(p);                                      \
+    }                                                                                                           \
+    KERNEL(linear_backward_sm90_nf4_double_##tokens, Nf4BackwardSm90Params, 128 * deep * across + 128, 1) {     \
+        Nf4Backward<tokens, outputs, stages, deep, across, true>::run(p);                                       \
     }
-LINEAR_BACKWARD_NF4(8, 128, 7, 4, 1)
-LINEAR_BACKWARD_NF4(16, 128, 6, 2, 1)
-LINEAR_BACKWARD_NF4(32, 128, 5, 2, 1)
 LINEAR_BACKWARD_NF4(64, 128, 3, 2, 1)
 LINEAR_BACKWARD_NF4(128, 64, 5, 1, 2)

@@ -168,21 +168,35 @@ typedef struct Nf4LinearParams {
     uint32_t unused;
 } Nf4LinearParams;
 
+/* linear_backward.cu: dx from dy [m, n] for x, and dx [m, k] for y; a block 256 inputs and a part of the outputs */
+typedef struct Nf4BackwardParams {
+    Nf4LinearParams linear;
+    uint64_t parts;       /* float [count, m, k], where there are several */
+    uint32_t count;
+    uint32_t accumulate;  /* 1: add to dx */
+} Nf4BackwardParams;
+
 /* A matrix as the copy engine sees it: CUtensorMap, which the launch encodes */
 typedef struct TensorMap {
     uint64_t opaque[16];
 } __attribute__((aligned(64))) TensorMap;
 
-/* linear_sm90.cu, a cluster 128 outputs, whose blocks take a part of k each; linear_backward_sm90.cu, a cluster 256 inputs,
-   whose blocks take a part of n each, dy [m, n] for x, and dx [m, k] for y */
+/* linear_sm90.cu, a cluster 128 outputs, whose blocks take a part of k each */
 typedef struct Nf4LinearSm90Params {
     TensorMap codes;  /* as bf16 [n, k / 4] */
     TensorMap x;
     Nf4LinearParams linear;
     uint32_t splits;
-    uint32_t accumulate;  /* 1: add to dx */
-    uint32_t unused[12];
+    uint32_t unused[13];
 } Nf4LinearSm90Params;
+
+/* linear_backward_sm90.cu, likewise */
+typedef struct Nf4BackwardSm90Params {
+    TensorMap codes;  /* as bf16 [n, k / 4] */
+    TensorMap dy;
+    Nf4BackwardParams backward;
+    uint32_t unused[10];
+} Nf4BackwardSm90Params;
 
 /* linear_gemm_sm90.cu, a block tiles of 128 outputs and 128 or 256 tokens */
 typedef struct Nf4GemmSm90Params {

@@ -175,6 +175,14 @@ pub struct Nf4LinearParams {
     pub unused: u32,
 }
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct Nf4BackwardParams {
+    pub linear: Nf4LinearParams,
+    pub parts: u64,
+    pub count: u32,
+    pub accumulate: u32,
+}
+#[repr(C)]
 #[repr(align(64))]
 #[derive(Debug, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
 pub struct TensorMap {
@@ -197,10 +205,27 @@ pub struct Nf4LinearSm90Params {
     pub x: TensorMap,
     pub linear: Nf4LinearParams,
     pub splits: u32,
-    pub accumulate: u32,
-    pub unused: [u32; 12usize],
+    pub unused: [u32; 13usize],
 }
 impl Default for Nf4LinearSm90Params {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct Nf4BackwardSm90Params {
+    pub codes: TensorMap,
+    pub dy: TensorMap,
+    pub backward: Nf4BackwardParams,
+    pub unused: [u32; 10usize],
+}
+impl Default for Nf4BackwardSm90Params {
     fn default() -> Self {
         let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
         unsafe {

@@ -35,6 +35,23 @@ __device__ __forceinline__ float divide_approx(float x, float y) {
 #endif
 }
 
+// a b + c of two bf16 each, rounded once.
+__device__ __forceinline__ uint32_t multiply_add_pairs(uint32_t a, uint32_t b, uint32_t c) {
+#ifdef KIUNGO_EMULATOR
+    // A product of two bf16 is exact in float, and its sum with a third in double.
+    const auto one = [](uint32_t a, uint32_t b, uint32_t c) {
+        const double sum = (double)__uint_as_float(a) * __uint_as_float(b) + __uint_as_float(c);
+        return (uint32_t)__float2bfloat16((float)sum).bits;
+    };
+    const uint32_t high = 0xffff0000u;
+    return one(a << 16, b << 16, c << 16) | one(a & high, b & high, c & high) << 16;
+#else
+    uint32_t d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+#endif
+}
+
 // A byte for each: 0xff where its sign is set, else 0.
 __device__ __forceinline__ uint32_t sign_bytes(float a, float b, float c, float d) {
     const uint32_t w = __float_as_uint(a), x = __float_as_uint(b), y = __float_as_uint(c), z = __float_as_uint(d);

@@ -1,9 +1,10 @@
 //! The linear layer without bias, `y = x W^T`, over a weight in any of its forms.
 //!
 //! Over NF4 a GPU dequantises the weight into the [workspace](crate::device::Gpu::reserve): `2 * out * in` bytes. For few
-//! bf16 tokens (128 on Hopper; elsewhere 64, and in the forward pass alone) it does not: codes become fragments of the tensor
-//! cores in registers. There, in the forward pass, a block's absmax multiplies the f32 sums over its 64 inputs, so that a level
-//! is rounded to bf16 in place of `level * absmax`.
+//! bf16 tokens (128 on Hopper, 64 elsewhere) it does not: codes become fragments of the tensor cores in registers. There a
+//! level is rounded to bf16 in place of `level * absmax`: forward, a block's absmax multiplies the f32 sums over its 64 inputs;
+//! backward it multiplies what is rounded to bf16 once more, dy or the level. The f32 sums of parts of the outputs lie in the
+//! workspace, which need be no larger for them.
 //!
 //! # Cost and error
 //!
@@ -156,9 +157,9 @@ pub fn backward_input(dy: &Tensor, weight: &Weight, dx: &mut Tensor, accumulate:
     check.tensor("dy", dy, &[tokens, outputs], FLOAT)?;
     check.tensor("dx", dx, &[tokens, inputs], Allowed::Only(dy.dtype()))?;
     if let (Weight::Nf4(weight), Device::Cuda(gpu)) = (weight, check.device())
-        && let Some(launch) = fused::backward_input(gpu, dy, weight, dx, accumulate)?
+        && let Some(launches) = fused::backward_input(gpu, dy, weight, dx, accumulate)?
     {
-        return Ok(gpu.launch(&launch)?);
+        return launches.iter().try_for_each(|launch| Ok(gpu.launch(launch)?));
     }
     weight.with_dense(|w| gemm(Layout::Nn, dy, w, dx, accumulate))
 }

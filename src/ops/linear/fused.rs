@@ -1,5 +1,6 @@
 //! An NF4 weight without a dequantised copy in memory: which kernel, if any, takes how many tokens.
 
+mod backward;
 mod many;
 mod sm80;
 mod sm90;
@@ -41,21 +42,21 @@ pub fn forward(gpu: &Gpu, x: &Tensor, weight: &Nf4Tensor, y: &Tensor) -> Result<
     }))
 }
 
-/// The launch of `dx = dy W`, or `dx += dy W`; None where the dequantised weight is the only way.
+/// The launches of `dx = dy W`, or `dx += dy W`; None where the dequantised weight is the only way.
 pub fn backward_input(
     gpu: &Gpu,
     dy: &Tensor,
     weight: &Nf4Tensor,
     dx: &Tensor,
     accumulate: bool,
-) -> Result<Option<Launch>> {
+) -> Result<Option<Vec<Launch>>> {
     let ([outputs, inputs], double) = (weight.shape, is_double(weight));
-    // The copy engine's lines of dy begin at multiples of 16 bytes.
+    // Copies of 16 bytes of dy begin at multiples of 16.
     let fits = fits(inputs, double) && outputs.is_multiple_of(8);
-    if gpu.capability() != HOPPER || dy.dtype() != DType::Bf16 || !fits || dy.rows() == 0 {
+    if dy.dtype() != DType::Bf16 || !fits || dy.rows() == 0 {
         return Ok(None);
     }
-    Ok(sm90::backward(double, gpu.multiprocessors() as usize, params(dy, weight, dx)?, accumulate))
+    backward::launches(gpu, double, params(dy, weight, dx)?, accumulate)
 }
 
 fn is_double(weight: &Nf4Tensor) -> bool {

@@ -1,4 +1,4 @@
-//! Launches of `linear_sm90.cu` and `linear_backward_sm90.cu`: few tokens, on Hopper.
+//! Launches of `linear_sm90.cu`: few tokens, on Hopper.
 
 use super::{BLOCK, MAP_BYTES};
 use crate::device::{DType, Launch, TensorMap};
@@ -12,7 +12,7 @@ pub const BELOW_TABLE: usize = TABLE_BYTES - 1024;
 /// A kernel for up to so many tokens.
 struct Kernel {
     tokens: usize,
-    /// Of the weight a stage: inputs forward, outputs backward.
+    /// Inputs of a stage.
     depth: usize,
     stages: usize,
     threads: u32,
@@ -40,25 +40,17 @@ const FORWARD: [Kernel; 5] = [
     kernel!("linear_sm90", 64, 256, 3, 384),
     kernel!("linear_sm90", 128, 128, 3, 384),
 ];
-const BACKWARD: [Kernel; 5] = [
-    kernel!("linear_backward_sm90", 8, 128, 7, 640),
-    kernel!("linear_backward_sm90", 16, 128, 6, 384),
-    kernel!("linear_backward_sm90", 32, 128, 5, 384),
-    kernel!("linear_backward_sm90", 64, 128, 3, 384),
-    kernel!("linear_backward_sm90", 128, 64, 5, 384),
-];
-/// Of the weight a block of threads: outputs forward, inputs backward.
+/// Of the weight a block of threads.
 const OUTPUTS: usize = 128;
-const INPUTS: usize = 256;
 /// Stages begin at multiples of this, as swizzled lines do.
-const STAGE_ALIGNMENT: usize = 1024;
+pub const STAGE_ALIGNMENT: usize = 1024;
 
 impl Kernel {
     fn of(kernels: &'static [Kernel], tokens: usize) -> Option<&'static Kernel> {
         kernels.iter().find(|k| tokens <= k.tokens)
     }
 
-    /// A launch of `tiles` clusters, which share the weight's other side in `steps` stages of `stage` bytes.
+    /// A launch of `tiles` clusters with stages of `stage` bytes.
     fn launch(
         &self,
         file: &'static str,
@@ -79,7 +71,7 @@ impl Kernel {
             .cluster(splits as u32)
     }
 
-    /// Of a stage's rows x or dy.
+    /// Of a stage's x.
     fn rows_bytes(&self) -> usize {
         self.tokens * self.depth * DType::Bf16.size()
     }
@@ -101,26 +93,6 @@ pub fn forward(double: bool, multiprocessors: usize, linear: Nf4LinearParams) ->
         launch
             .tensor_map(offset_of!(Nf4LinearSm90Params, codes), codes)
             .tensor_map(offset_of!(Nf4LinearSm90Params, x), x),
-    )
-}
-
-/// `dx = dy W`, or `dx += dy W`; `linear`'s `x` is dy, its `y` dx. None for more tokens than a kernel takes.
-pub fn backward(double: bool, multiprocessors: usize, linear: Nf4LinearParams, accumulate: bool) -> Option<Launch> {
-    let [rows, outputs, inputs] = [linear.m, linear.n, linear.k].map(|x| x as usize);
-    let kernel = Kernel::of(&BACKWARD, rows)?;
-    let tiles = inputs.div_ceil(INPUTS);
-    let splits = splits(tiles, outputs.div_ceil(kernel.depth), multiprocessors);
-    // Four absmax values an output, or their four codes and the absmax that they share.
-    let scales = if double { 4 + 4 } else { INPUTS / BLOCK * 4 };
-    let stage = kernel.depth * (INPUTS / 2 + scales) + kernel.rows_bytes();
-    let params = Nf4LinearSm90Params { linear, accumulate: accumulate.into(), ..Default::default() };
-    let codes = TensorMap { address: linear.codes, shape: [outputs, inputs / 4], block: [kernel.depth, INPUTS / 4] };
-    let dy = TensorMap { address: linear.x, shape: [rows, outputs], block: [kernel.tokens, BLOCK] };
-    let launch = kernel.launch("linear_backward_sm90", double, tiles, splits, stage, params);
-    Some(
-        launch
-            .tensor_map(offset_of!(Nf4LinearSm90Params, codes), codes)
-            .tensor_map(offset_of!(Nf4LinearSm90Params, x), dy),
     )
 }
 
