@@ -184,11 +184,10 @@ template <int TOKENS, int STAGES, bool DOUBLE> struct Nf4Linear {
     }
 };
 
-// Up to 8, 16, 32 and 64 tokens. nf4.rs knows the stages.
+// Up to so many tokens; up to eight: linear_few.cu. linear/fused/sm80.rs knows the stages.
 #define LINEAR_NF4(tokens, stages)                                                                                  \
     KERNEL(linear_nf4_##tokens, Nf4LinearParams, THREADS, 1) { Nf4Linear<tokens, stages, false>::run(p); }          \
     KERNEL(linear_nf4_double_##tokens, Nf4LinearParams, THREADS, 1) { Nf4Linear<tokens, stages, true>::run(p); }
-LINEAR_NF4(8, 8)
 LINEAR_NF4(16, 6)
 LINEAR_NF4(32, 4)
 LINEAR_NF4(64, 3)

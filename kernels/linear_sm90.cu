@@ -269,7 +269,7 @@ template <int TOKENS, int DEPTH, int STAGES, int DEEP, bool DOUBLE> struct Nf4Li
     }
 };
 
-// Up to so many tokens. linear/fused.rs knows a stage's inputs, the stages and the threads.
+// Up to so many tokens; up to eight: linear_few.cu. linear/fused/sm90.rs knows a stage's inputs, the stages and the threads.
 #define LINEAR_NF4(tokens, depth, stages, deep)                                              \
     KERNEL(linear_sm90_nf4_##tokens, Nf4LinearSm90Params, 256 * deep + 128, 1) {             \
         Nf4Linear<tokens, depth, stages, deep, false>::run(p);                               \
@@ -277,7 +277,6 @@ template <int TOKENS, int DEPTH, int STAGES, int DEEP, bool DOUBLE> struct Nf4Li
     KERNEL(linear_sm90_nf4_double_##tokens, Nf4LinearSm90Params, 256 * deep + 128, 1) {      \
         Nf4Linear<tokens, depth, stages, deep, true>::run(p);                                \
     }
-LINEAR_NF4(8, 256, 7, 2)
 LINEAR_NF4(16, 256, 6, 2)
 LINEAR_NF4(32, 256, 4, 1)
 LINEAR_NF4(64, 256, 3, 1)

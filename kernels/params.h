@@ -153,7 +153,7 @@ typedef struct GemmParams {
     uint32_t accumulate; /* 1: add to c */
 } GemmParams;
 
-/* linear.cu, a block 128 outputs */
+/* linear.cu, a block 128 outputs; linear_few.cu, a block as many tiles of 16 outputs as there are for it */
 typedef struct Nf4LinearParams {
     uint64_t x;            /* bf16 [m, k] */
     uint64_t codes;        /* uint8 [n, k / 2] */

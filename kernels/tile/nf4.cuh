@@ -8,6 +8,19 @@ __device__ const float NF4_LEVELS[16] = {
     -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
     0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f};
 
+// The same by selections among immediates. A load at a kernel's start would wait behind all that was asked for before it, and
+// an array would be put into memory.
+__device__ __forceinline__ float nf4_level(uint32_t code) {
+    const auto two = [&](float x, float y) { return code & 1 ? y : x; };
+    const auto four = [&](float a, float b, float c, float d) { return code & 2 ? two(c, d) : two(a, b); };
+    const float first = four(-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f);
+    const float second = four(-0.28444138169288635f, -0.18477343022823334f, -0.09105003625154495f, 0.0f);
+    const float third = four(0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f);
+    const float fourth = four(0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f);
+    const float low = code & 4 ? second : first, high = code & 4 ? fourth : third;
+    return code & 8 ? high : low;
+}
+
 // A value's code is the number of thresholds below it. bitsandbytes writes these out; they are not quite midpoints.
 __device__ const float NF4_THRESHOLDS[15] = {
     -0.8480964004993439f, -0.6106329262256622f, -0.4599952697753906f, -0.33967943489551544f, -0.23460740596055984f,

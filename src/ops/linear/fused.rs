@@ -1,6 +1,7 @@
 //! An NF4 weight without a dequantised copy in memory: which kernel, if any, takes how many tokens.
 
 mod backward;
+mod few;
 mod many;
 mod sm80;
 mod sm90;
@@ -32,10 +33,10 @@ pub fn forward(gpu: &Gpu, x: &Tensor, weight: &Nf4Tensor, y: &Tensor) -> Result<
     }
     let params = params(x, weight, y)?;
     let multiprocessors = gpu.multiprocessors() as usize;
-    let few = match gpu.capability() {
+    let few = few::forward(double, multiprocessors, params).or_else(|| match gpu.capability() {
         HOPPER => sm90::forward(double, multiprocessors, params),
         _ => sm80::forward(double, params),
-    };
+    });
     Ok(few.or_else(|| {
         let many = many::choose(gpu, [x.rows(), outputs, inputs], 0.0)?;
         Some(many.launch(multiprocessors, double, params))

@@ -1,4 +1,4 @@
-//! Launches of `linear.cu`: few tokens, by `mma.sync`.
+//! Launches of `linear.cu`: up to 64 tokens, by `mma.sync`.
 
 use super::{BLOCK, MAP_BYTES};
 use crate::device::Launch;
@@ -30,7 +30,7 @@ macro_rules! kernel {
         }
     };
 }
-const KERNELS: [Kernel; 4] = [kernel!(8, 8), kernel!(16, 6), kernel!(32, 4), kernel!(64, 3)];
+const KERNELS: [Kernel; 3] = [kernel!(16, 6), kernel!(32, 4), kernel!(64, 3)];
 
 impl Kernel {
     fn shared_bytes(&self, double: bool) -> usize {

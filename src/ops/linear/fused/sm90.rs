@@ -33,8 +33,7 @@ macro_rules! kernel {
         }
     };
 }
-const FORWARD: [Kernel; 5] = [
-    kernel!("linear_sm90", 8, 256, 7, 640),
+const FORWARD: [Kernel; 4] = [
     kernel!("linear_sm90", 16, 256, 6, 640),
     kernel!("linear_sm90", 32, 256, 4, 384),
     kernel!("linear_sm90", 64, 256, 3, 384),
