@@ -12,6 +12,7 @@ use crate::llama::config::Config;
 use crate::llama::model::Base;
 use crate::llama::{Layer, Parts};
 use crate::ops::pooling::Pooling;
+use crate::report::csv::lines;
 use crate::report::plot::LineChart;
 use crate::report::{Report, Section, Table};
 use crate::retrieval::pilot::{self, States, states};
@@ -57,6 +58,9 @@ pub struct Pilot {
     /// Write the report as HTML
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Write the figures of every layer as comma-separated text
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
@@ -130,6 +134,16 @@ impl Pilot {
         let importance = pilot::importance(&behind);
         let top = pilot::most_important(&importance, self.top.unwrap_or(config.layers / 2).min(config.layers));
         let best = recommended(rows);
+        let mut report = report(rows, best, &importance, &top)?;
+        let mut table = Table::new(["setting", "value"]);
+        run.iter().for_each(|(name, value)| _ = table.row([name, value]));
+        report.sections.push(Section::new("What was run").table(table));
+        if let Some(path) = &self.report {
+            output::write_file(path, report.to_html())?;
+        }
+        if let Some(path) = &self.csv {
+            output::write_file(path, csv(rows, &importance)?)?;
+        }
         if self.json {
             let value = json!({
                 "recommended": best.layer, "blocks": top, "importance": importance,
@@ -137,13 +151,6 @@ impl Pilot {
             });
             println!("{}", serde_json::to_string_pretty(&value)?);
             return Ok(());
-        }
-        let mut report = report(rows, best, &importance, &top)?;
-        let mut table = Table::new(["setting", "value"]);
-        run.iter().for_each(|(name, value)| _ = table.row([name, value]));
-        report.sections.push(Section::new("What was run").table(table));
-        if let Some(path) = &self.report {
-            output::write_file(path, report.to_html())?;
         }
         print!("{}", report.to_text());
         Ok(())
@@ -184,6 +191,25 @@ fn as_json(row: &Row) -> serde_json::Value {
         "layer": row.layer, "with_sink": words(&row.with_sink), "without_sink": words(&row.without), "dev": words(&row.dev),
         "sink_norm": row.states.sink_norm, "other_norm": row.states.other_norm,
     })
+}
+
+/// Both means of every layer; importance is of the block that ends there.
+fn csv(rows: &[Row], importance: &[f64]) -> Result<String, csv::Error> {
+    let header = "layer sink pair_cosine shuffled_cosine gap p1_to_target p1_to_source mrr_to_target mrr_to_source dev_mrr sink_norm other_norm block_importance";
+    let row = |(row, sink): (&Row, &str)| {
+        let a = if sink == "with" { &row.with_sink } else { &row.without };
+        let of_block = match row.layer {
+            Layer::Hidden(n) => n.checked_sub(1).and_then(|block| importance.get(block)),
+            Layer::Final => None,
+        };
+        let ([p, q], [m, n]) = (precisions(a), reciprocal_ranks(a));
+        let cosines = [a.pair_cosine, a.shuffled_cosine, a.pair_cosine - a.shuffled_cosine];
+        let found = [p, q, m, n, reciprocal_rank(&row.dev), row.states.sink_norm, row.states.other_norm];
+        let numbers = cosines.iter().chain(&found).map(f64::to_string);
+        let head = [row.layer.to_string(), sink.to_string()].into_iter();
+        head.chain(numbers).chain([of_block.map_or(String::new(), f64::to_string)]).collect()
+    };
+    lines(header, rows.iter().flat_map(|row| [(row, "without"), (row, "with")]).map(row))
 }
 
 /// The recommendation with its reasons: how far the next layer is, what chance gives, and what the paper's mean shows.
