@@ -116,7 +116,8 @@ impl Compare {
         let mut bases: Vec<Base> = settings.iter().map(|(_, s)| s.base).collect();
         bases.sort_by_key(|base| base.to_string());
         bases.dedup();
-        each(&mut workers, &bases, |worker, &base| worker.base(base))?;
+        let first = settings.first().map(|(_, settings)| settings.base);
+        each(&mut workers, &bases, |worker, &base| worker.base(base, Some(base) == first))?;
 
         let mut tried = vec![];
         for (arm, settings) in &settings {
@@ -125,11 +126,13 @@ impl Compare {
         }
         each(&mut workers, &tried, |worker, (arm, settings)| worker.try_rate(*arm, settings))?;
 
-        let mut runs = vec![];
-        for (arm, settings) in &settings {
-            let learning_rate = lab.chosen_rate(*arm, settings)?;
-            runs.extend((0..lab.args.seeds).map(|seed| (*arm, Settings { learning_rate, seed, ..settings.clone() })));
-        }
+        let chosen = |(arm, settings): &(Arm, Settings)| {
+            Ok((*arm, Settings { learning_rate: lab.chosen_rate(*arm, settings)?, ..settings.clone() }))
+        };
+        let chosen: Vec<(Arm, Settings)> = settings.iter().map(chosen).collect::<Result<_>>()?;
+        // Seed after seed, so that what is interrupted has as many of every arm.
+        let of_seed = |seed| chosen.iter().map(move |(arm, settings)| (*arm, Settings { seed, ..settings.clone() }));
+        let runs: Vec<(Arm, Settings)> = (0..lab.args.seeds).flat_map(of_seed).collect();
         each(&mut workers, &runs, |worker, (arm, settings)| worker.seed(*arm, settings))?;
         let report = lab.folder.conclude()?;
         println!("{}\nfolder: {}", report.to_text(), lab.folder.0.display());

@@ -93,7 +93,9 @@ impl Pilot {
         let compute = Compute::or_default(self.compute, &device);
         let parts = Parts { blocks: config.layers, final_norm: true, head: false };
         let options = Options { parts, base: self.base, compute, device: &device, positions: longest };
-        let model = files.load(None, options, |_| {})?;
+        let checkpoint = files.checkpoint(parts)?;
+        let identity = files.identity(checkpoint.as_ref())?;
+        let model = files.load(checkpoint.as_ref(), options, |_| {})?;
         let layers: Vec<Layer> = (0..=config.layers).map(Layer::Hidden).chain([Layer::Final]).collect();
         let all: Vec<_> = data.groups.iter().flat_map(|(_, g)| g.pairs.iter().cloned()).collect();
         let measure = |group: usize, pooling| -> Result<Vec<Alignment>> {
@@ -112,6 +114,8 @@ impl Pilot {
             ("model".into(), self.model.to_string()),
             ("base".into(), self.base.to_string()),
             ("device".into(), common::device_in_words(&device)),
+            ("model weights".into(), identity.weights_in_short()),
+            ("model settings".into(), identity.config),
         ];
         run.extend(sources.checksums()?.into_iter().map(|(path, sum)| (format!("checksum: {path}"), sum)));
         self.tell(&rows, config, &run)
@@ -230,7 +234,7 @@ fn verdict(rows: &[Row], best: &Row) -> String {
     }
     if let Some(row) = rows.iter().find(|row| row.layer == Layer::Hidden(2)) {
         verdict += &format!(
-            " With the first token in the mean, pairs at layer 2 have a cosine of {:.5}, and shuffled pairs of {:.5}: that token's state is the same in every text, and {:.0} times as long as the others. arXiv 2506.15415 takes this mean, and its 0.99998 at layer 2 has no shuffled pairs beside it.",
+            " With the first token in the mean, pairs at layer 2 have a cosine of {:.5}, and shuffled pairs of {:.5}: that token's state is the same in every text, and {:.1} times as long as the others. arXiv 2506.15415 takes this mean, and its 0.99998 at layer 2 has no shuffled pairs beside it.",
             row.with_sink.pair_cosine,
             row.with_sink.shuffled_cosine,
             row.states.sink_norm / row.states.other_norm.max(f64::MIN_POSITIVE)
@@ -246,13 +250,13 @@ fn layers_table(rows: &[Row], alignment: fn(&Row) -> &Alignment) -> Table {
         "cosine",
         "shuffled",
         "gap",
-        "P@1 to target",
-        "to source",
-        "MRR to target",
-        "to source",
+        "P@1",
+        "and back",
+        "MRR",
+        "and back",
         "dev MRR",
         "sink's norm",
-        "others' norm",
+        "others'",
     ]);
     for row in rows {
         let a = alignment(row);

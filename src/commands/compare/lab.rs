@@ -3,7 +3,7 @@
 use super::{Compare, Folder};
 use crate::commands::common::{self, Compute};
 use crate::commands::inputs;
-use crate::commands::train::data::{Data, Sources};
+use crate::commands::train::data::{Data, Sources, checksum};
 use crate::device::{DType, Device};
 use crate::formats::safetensors::Checkpoint;
 use crate::formats::tokenizer::{Bos, Encoding};
@@ -68,12 +68,14 @@ impl Lab {
         };
         let longest =
             sets.iter().map(|(q, _)| q.longest()).chain(text.iter().map(Vec::len)).chain([data.longest()]).max();
+        let mut checksums = sources.checksums()?;
+        checksums.extend(args.text.as_deref().map(checksum).transpose()?);
         let device = common::open_device(args.device)?;
         Ok(Lab {
             compute: Compute::or_default(args.compute, &device),
             checkpoint: files.whole()?,
             positions: longest.unwrap_or(1),
-            checksums: sources.checksums()?,
+            checksums,
             folder: Folder(args.output.clone()),
             args,
             config,

@@ -145,9 +145,9 @@ impl<'a> Worker<'a> {
         Ok(layers.iter().zip(&measured).map(|(layer, a)| (layer.to_string(), Words::of(a))).collect())
     }
 
-    /// The untrained model at every layer, with what needs no training; ranks are kept of the embedding's output and of the
-    /// layers that arms aim at.
-    pub fn base(&mut self, base: Base) -> Result<()> {
+    /// The untrained model, with what needs no training, at every layer or at those whose ranks are kept: the embedding's output
+    /// and those that arms aim at.
+    pub fn base(&mut self, base: Base, every_layer: bool) -> Result<()> {
         let name = format!("base-{base}");
         if self.lab.is_finished(&name) {
             return Ok(());
@@ -155,8 +155,10 @@ impl<'a> Worker<'a> {
         let (lab, whole) = (self.lab, self.lab.whole());
         let loaded = self.take(base, whole)?;
         let model = &loaded.model;
-        let layers = lab.layers();
-        let targets: Vec<Layer> = TARGETS.into_iter().filter(|target| layers.contains(target)).collect();
+        let all = lab.layers();
+        let targets: Vec<Layer> = TARGETS.into_iter().filter(|target| all.contains(target)).collect();
+        let kept = [&[Layer::Hidden(0)], &targets[..]].concat();
+        let layers = if every_layer { all } else { kept.clone() };
         let run = Run {
             seed: 0,
             learning_rate: None,
@@ -175,7 +177,6 @@ impl<'a> Worker<'a> {
             by_layer: BTreeMap::new(),
         };
         let maps = eval::maps(model, None, lab.train(), &readings(&targets))?;
-        let kept = [&[Layer::Hidden(0)], &targets[..]].concat();
         let treatments = [&TREATMENTS[..], &[Treatment::Procrustes, Treatment::Ridge, Treatment::Bm25]].concat();
         self.measure(&name, run, model, None, Scored { layers, kept, targets, treatments, maps })?;
         self.idle = Some(loaded);
