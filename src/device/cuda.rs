@@ -173,7 +173,7 @@ impl Driver {
     }
 
     /// The same with memory of the device's pool, which keeps what is given back: threads that each have a stream do not
-    /// wait for each other's work whenever one of them frees something.
+    /// wait for each other's work whenever one of them frees something. Who waits for the device leaves the core to others.
     pub fn pooled(mut self) -> Result<Driver, DeviceError> {
         let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
         let mut all = u64::MAX;
@@ -183,6 +183,7 @@ impl Driver {
                 .and_then(|pool| result::mem_pool::set_attribute(pool, attribute, (&raw mut all).cast()))
         };
         set.map_err(|e| failed("cuMemPoolSetAttribute", e))?;
+        self.stream.context().set_blocking_synchronize().map_err(|e| failed("cuCtxSetFlags", e))?;
         self.pooled = true;
         Ok(self)
     }
