@@ -379,11 +379,7 @@ impl Executor for Driver {
         self.bind()?;
         // SAFETY: the context is current, and the stream is of it.
         let allocated = unsafe {
-            if self.pooled {
-                result::malloc_async(self.stream.cu_stream(), bytes)
-            } else {
-                result::malloc_sync(bytes)
-            }
+            if self.pooled { result::malloc_async(self.stream.cu_stream(), bytes) } else { result::malloc_sync(bytes) }
         };
         match allocated {
             Ok(p) => {

@@ -87,14 +87,16 @@ fn secondary(findings: &Value) -> String {
 fn baselines(findings: &Value) -> String {
     let mut table = "| without training | layer | accuracy@1 |\n|---|---|---|\n".to_string();
     for b in rows(findings, "baselines") {
-        writeln!(table, "| {} | {} | {} |", text(&b["name"]), text(&b["layer"]), estimate(&b["accuracy"], false)).unwrap();
+        writeln!(table, "| {} | {} | {} |", text(&b["name"]), text(&b["layer"]), estimate(&b["accuracy"], false))
+            .unwrap();
     }
     table
 }
 
 /// The languages in which an arm's gain or loss is shown, by Holm's p and the interval.
 fn languages(findings: &Value) -> String {
-    let mut table = "| arm | languages with a gain or loss that is shown: base, then after training |\n|---|---|\n".to_string();
+    let mut table =
+        "| arm | languages with a gain or loss that is shown: base, then after training |\n|---|---|\n".to_string();
     for training in rows(findings, "training") {
         let shown = |l: &&Value| {
             let [low, high] = ["low", "high"].map(|end| l["gain"]["estimate"][end].as_f64().unwrap());
@@ -155,7 +157,8 @@ fn answer(all: &[(String, Value)]) -> String {
         };
         let (lora, full) = (of("lora@2"), of("full@final"));
         let base = [lora, full].map(|g| format!("{:.3}", g["base"]["value"].as_f64().unwrap())).join(", ");
-        let after = |g: &Value| format!("{} {}", estimate(&g["accuracy"], false), estimate(&g["gain"]["estimate"], true));
+        let after =
+            |g: &Value| format!("{} {}", estimate(&g["accuracy"], false), estimate(&g["gain"]["estimate"], true));
         let difference = estimate(&duel["estimate"], true);
         let [low, high] = ["low", "high"].map(|end| duel["estimate"][end].as_f64().unwrap());
         shown[0] += usize::from(low > 0.0 && holm < 0.05);
@@ -168,13 +171,16 @@ fn answer(all: &[(String, Value)]) -> String {
         )
         .unwrap();
     }
-    let said = match (shown, all.len()) {
-        ([0, 0], n) => format!("In none of {n} languages is a difference between `lora@2` and `full@final` shown."),
-        ([lora, full], n) => format!(
-            "Of {n} languages, `lora@2` retrieves better in {lora}, `full@final` in {full}; in the others no difference is shown."
-        ),
-    };
-    format!("{table}\n**{said}** (An interval and its p, by Holm's method over the languages, must agree.)\n")
+    let [lora, full] = shown;
+    let mut said = format!(
+        "A difference between `lora@2` and `full@final` is shown in {} of {} languages",
+        lora + full,
+        all.len()
+    );
+    if lora + full > 0 {
+        write!(said, ": `lora@2` retrieves better in {lora}, `full@final` in {full}").unwrap();
+    }
+    format!("{table}\n**{said}.** (An interval and its p, by Holm's method over the languages, must agree.)\n")
 }
 
 /// Replaces what is between two marks.

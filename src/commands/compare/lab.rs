@@ -94,7 +94,8 @@ impl Lab {
             notes.extend(set.cuts(self.max_length()));
         }
         if self.args.jobs > 1 {
-            notes.push(format!("{} runs shared the device: each would have taken fewer seconds alone.", self.args.jobs));
+            notes
+                .push(format!("{} runs shared the device: each would have taken fewer seconds alone.", self.args.jobs));
         }
         notes
     }
