@@ -12,6 +12,7 @@ use crate::llama::config::Config;
 use crate::llama::model::Base;
 use crate::llama::{Layer, Parts};
 use crate::ops::pooling::Pooling;
+use crate::report::csv::lines;
 use crate::report::plot::LineChart;
 use crate::report::{Report, Section, Table};
 use crate::retrieval::pilot::{self, States, states};
@@ -57,6 +58,9 @@ pub struct Pilot {
     /// Write the report as HTML
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Write the figures of every layer as comma-separated text
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
@@ -89,7 +93,9 @@ impl Pilot {
         let compute = Compute::or_default(self.compute, &device);
         let parts = Parts { blocks: config.layers, final_norm: true, head: false };
         let options = Options { parts, base: self.base, compute, device: &device, positions: longest };
-        let model = files.load(None, options, |_| {})?;
+        let checkpoint = files.checkpoint(parts)?;
+        let identity = files.identity(checkpoint.as_ref())?;
+        let model = files.load(checkpoint.as_ref(), options, |_| {})?;
         let layers: Vec<Layer> = (0..=config.layers).map(Layer::Hidden).chain([Layer::Final]).collect();
         let all: Vec<_> = data.groups.iter().flat_map(|(_, g)| g.pairs.iter().cloned()).collect();
         let measure = |group: usize, pooling| -> Result<Vec<Alignment>> {
@@ -108,6 +114,8 @@ impl Pilot {
             ("model".into(), self.model.to_string()),
             ("base".into(), self.base.to_string()),
             ("device".into(), common::device_in_words(&device)),
+            ("model weights".into(), identity.weights_in_short()),
+            ("model settings".into(), identity.config),
         ];
         run.extend(sources.checksums()?.into_iter().map(|(path, sum)| (format!("checksum: {path}"), sum)));
         self.tell(&rows, config, &run)
@@ -130,6 +138,16 @@ impl Pilot {
         let importance = pilot::importance(&behind);
         let top = pilot::most_important(&importance, self.top.unwrap_or(config.layers / 2).min(config.layers));
         let best = recommended(rows);
+        let mut report = report(rows, best, &importance, &top)?;
+        let mut table = Table::new(["setting", "value"]);
+        run.iter().for_each(|(name, value)| _ = table.row([name, value]));
+        report.sections.push(Section::new("What was run").table(table));
+        if let Some(path) = &self.report {
+            output::write_file(path, report.to_html())?;
+        }
+        if let Some(path) = &self.csv {
+            output::write_file(path, csv(rows, &importance)?)?;
+        }
         if self.json {
             let value = json!({
                 "recommended": best.layer, "blocks": top, "importance": importance,
@@ -137,13 +155,6 @@ impl Pilot {
             });
             println!("{}", serde_json::to_string_pretty(&value)?);
             return Ok(());
-        }
-        let mut report = report(rows, best, &importance, &top)?;
-        let mut table = Table::new(["setting", "value"]);
-        run.iter().for_each(|(name, value)| _ = table.row([name, value]));
-        report.sections.push(Section::new("What was run").table(table));
-        if let Some(path) = &self.report {
-            output::write_file(path, report.to_html())?;
         }
         print!("{}", report.to_text());
         Ok(())
@@ -186,6 +197,25 @@ fn as_json(row: &Row) -> serde_json::Value {
     })
 }
 
+/// Both means of every layer; importance is of the block that ends there.
+fn csv(rows: &[Row], importance: &[f64]) -> Result<String, csv::Error> {
+    let header = "layer sink pair_cosine shuffled_cosine gap p1_to_target p1_to_source mrr_to_target mrr_to_source dev_mrr sink_norm other_norm block_importance";
+    let row = |(row, sink): (&Row, &str)| {
+        let a = if sink == "with" { &row.with_sink } else { &row.without };
+        let of_block = match row.layer {
+            Layer::Hidden(n) => n.checked_sub(1).and_then(|block| importance.get(block)),
+            Layer::Final => None,
+        };
+        let ([p, q], [m, n]) = (precisions(a), reciprocal_ranks(a));
+        let cosines = [a.pair_cosine, a.shuffled_cosine, a.pair_cosine - a.shuffled_cosine];
+        let found = [p, q, m, n, reciprocal_rank(&row.dev), row.states.sink_norm, row.states.other_norm];
+        let numbers = cosines.iter().chain(&found).map(f64::to_string);
+        let head = [row.layer.to_string(), sink.to_string()].into_iter();
+        head.chain(numbers).chain([of_block.map_or(String::new(), f64::to_string)]).collect()
+    };
+    lines(header, rows.iter().flat_map(|row| [(row, "without"), (row, "with")]).map(row))
+}
+
 /// The recommendation with its reasons: how far the next layer is, what chance gives, and what the paper's mean shows.
 fn verdict(rows: &[Row], best: &Row) -> String {
     let mut verdict = format!(
@@ -204,7 +234,7 @@ fn verdict(rows: &[Row], best: &Row) -> String {
     }
     if let Some(row) = rows.iter().find(|row| row.layer == Layer::Hidden(2)) {
         verdict += &format!(
-            " With the first token in the mean, pairs at layer 2 have a cosine of {:.5}, and shuffled pairs of {:.5}: that token's state is the same in every text, and {:.0} times as long as the others. arXiv 2506.15415 takes this mean, and its 0.99998 at layer 2 has no shuffled pairs beside it.",
+            " With the first token in the mean, pairs at layer 2 have a cosine of {:.5}, and shuffled pairs of {:.5}: that token's state is the same in every text, and {:.1} times as long as the others. arXiv 2506.15415 takes this mean, and its 0.99998 at layer 2 has no shuffled pairs beside it.",
             row.with_sink.pair_cosine,
             row.with_sink.shuffled_cosine,
             row.states.sink_norm / row.states.other_norm.max(f64::MIN_POSITIVE)
@@ -220,13 +250,13 @@ fn layers_table(rows: &[Row], alignment: fn(&Row) -> &Alignment) -> Table {
         "cosine",
         "shuffled",
         "gap",
-        "P@1 to target",
-        "to source",
-        "MRR to target",
-        "to source",
+        "P@1",
+        "and back",
+        "MRR",
+        "and back",
         "dev MRR",
         "sink's norm",
-        "others' norm",
+        "others'",
     ]);
     for row in rows {
         let a = alignment(row);

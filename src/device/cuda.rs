@@ -108,6 +108,8 @@ pub struct Driver {
     recording: Mutex<Option<Builder>>,
     /// On this stream.
     recent: Recent,
+    /// Memory comes from the device's pool.
+    pooled: bool,
 }
 
 /// What is allocated, by address, and its bytes.
@@ -170,7 +172,24 @@ impl Driver {
             pinned: Mutex::default(),
             recording: Mutex::default(),
             recent: Recent::default(),
+            pooled: false,
         })
+    }
+
+    /// The same with memory of the device's pool, which keeps what is given back: threads that each have a stream do not
+    /// wait for each other's work whenever one of them frees something. Who waits for the device leaves the core to others.
+    pub fn pooled(mut self) -> Result<Driver, DeviceError> {
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        let mut all = u64::MAX;
+        // SAFETY: the device is the context's, and the attribute is a u64.
+        let set = unsafe {
+            result::device::get_default_mem_pool(self.stream.context().cu_device())
+                .and_then(|pool| result::mem_pool::set_attribute(pool, attribute, (&raw mut all).cast()))
+        };
+        set.map_err(|e| failed("cuMemPoolSetAttribute", e))?;
+        self.stream.context().set_blocking_synchronize().map_err(|e| failed("cuCtxSetFlags", e))?;
+        self.pooled = true;
+        Ok(self)
     }
 
     /// Another stream of the same context, with the kernels that this one has loaded or will load.
@@ -178,10 +197,10 @@ impl Driver {
         if !Arc::ptr_eq(stream.context(), self.stream.context()) {
             return Err(DeviceError::OtherContext { what: "a stream" });
         }
-        let Driver { multiprocessors, capability, .. } = *self;
+        let Driver { multiprocessors, capability, pooled, .. } = *self;
         let (name, kernels, held) = (self.name.clone(), self.kernels.clone(), self.held.clone());
         let (pinned, recording, recent) = (Mutex::default(), Mutex::default(), Recent::default());
-        Ok(Driver { name, multiprocessors, capability, stream, kernels, held, pinned, recording, recent })
+        Ok(Driver { name, multiprocessors, capability, stream, kernels, held, pinned, recording, recent, pooled })
     }
 
     fn recording(&self) -> MutexGuard<'_, Option<Builder>> {
@@ -366,10 +385,17 @@ impl Executor for Driver {
 
     fn allocate(&self, bytes: usize) -> Result<u64, DeviceError> {
         self.bind()?;
-        // SAFETY: the context is current.
-        match unsafe { result::malloc_sync(bytes) } {
+        // SAFETY: the context is current, and the stream is of it.
+        let allocated = unsafe {
+            if self.pooled { result::malloc_async(self.stream.cu_stream(), bytes) } else { result::malloc_sync(bytes) }
+        };
+        match allocated {
             Ok(p) => {
                 self.held().add(p, bytes);
+                if self.pooled {
+                    // Other streams may use it at once.
+                    self.synchronize()?;
+                }
                 Ok(p)
             }
             Err(e) if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
@@ -383,9 +409,16 @@ impl Executor for Driver {
     fn free(&self, address: u64) {
         if self.bind().is_ok() {
             self.held().remove(address);
-            // cuMemFree waits for the work that uses it. An error here has been reported by an earlier call.
+            // cuMemFree waits for the work that uses it; the pool has it again behind what this stream does with it. An error
+            // here has been reported by an earlier call.
             // SAFETY: the address came from `allocate` and is freed once, by its owner's drop.
-            let _ = unsafe { result::free_sync(address) };
+            let _ = unsafe {
+                if self.pooled {
+                    result::free_async(address, self.stream.cu_stream())
+                } else {
+                    result::free_sync(address)
+                }
+            };
         }
     }
 

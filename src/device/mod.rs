@@ -56,6 +56,12 @@ impl Device {
         Ok(Device::Cuda(Gpu::new(cuda::Driver::new(ordinal)?)))
     }
 
+    /// The same for a thread of several that use the device at once, each by a handle of its own
+    /// ([`cuda::Driver::pooled`]).
+    pub fn cuda_pooled(ordinal: usize) -> Result<Device, DeviceError> {
+        Ok(Device::Cuda(Gpu::new(cuda::Driver::new(ordinal)?.pooled()?)))
+    }
+
     /// True for the host.
     pub fn is_cpu(&self) -> bool {
         matches!(self, Device::Cpu)

@@ -3,6 +3,7 @@
 //! A command fills a [`Report`]; [`Report::to_html`] makes one file of it that needs nothing else, and
 //! [`Report::to_text`] the same without the pictures. Both depend on their content alone: no clock, no machine name.
 
+pub mod csv;
 mod html;
 pub mod plot;
 mod table;

@@ -6,6 +6,7 @@ use crate::formats::collection::Collection;
 use crate::formats::tokenizer::{Encoding, TokenizerError};
 use crate::llama::adapters::Adapters;
 use crate::llama::model::Model;
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// A collection as tokens, ready to be embedded under any state of a model.
@@ -54,9 +55,10 @@ impl Questions {
     /// The tokens of all texts.
     pub fn new(collection: Collection, encode: &Encoding) -> Result<Questions, TokenizerError> {
         let mut truncated = vec![0; collection.languages.len()];
-        let mut ids = |text: &str, language: usize| encode.ids(text, &mut truncated[language]);
-        let questions = collection.questions.iter().map(|q| ids(&q.text, q.language)).collect::<Result<_, _>>()?;
-        let passages = collection.passages.iter().map(|p| ids(&p.text, p.language)).collect::<Result<_, _>>()?;
+        let asked: Vec<(&str, usize)> = collection.questions.iter().map(|q| (q.text.as_str(), q.language)).collect();
+        let texts: Vec<(&str, usize)> = collection.passages.iter().map(|p| (p.text.as_str(), p.language)).collect();
+        let questions = all_ids(encode, &asked, &mut truncated)?;
+        let passages = all_ids(encode, &texts, &mut truncated)?;
         let mut within: Vec<Vec<usize>> = collection.paragraphs.iter().map(|_| vec![]).collect();
         for (i, passage) in collection.passages.iter().enumerate() {
             passage.within.iter().for_each(|(paragraph, _)| within[*paragraph].push(i));
@@ -127,6 +129,21 @@ impl Questions {
             within,
         })
     }
+}
+
+/// The tokens of texts, each with its language, by all threads; adds to `truncated` how many of each language were cut.
+fn all_ids(
+    encode: &Encoding,
+    texts: &[(&str, usize)],
+    truncated: &mut [usize],
+) -> Result<Vec<Vec<u32>>, TokenizerError> {
+    let ids = |&(text, _): &(&str, usize)| {
+        let mut cut = 0;
+        encode.ids(text, &mut cut).map(|ids| (ids, cut))
+    };
+    let found: Vec<(Vec<u32>, usize)> = texts.par_iter().map(ids).collect::<Result<_, _>>()?;
+    found.iter().zip(texts).for_each(|((_, cut), (_, language))| truncated[*language] += cut);
+    Ok(found.into_iter().map(|(ids, _)| ids).collect())
 }
 
 /// The lengths of the stretches that a text of `tokens` tokens falls into, and for each sentence its stretch. The first

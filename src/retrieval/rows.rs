@@ -217,6 +217,11 @@ pub fn figures(rows: &[Row]) -> Result<Vec<Figure>, PlotError> {
                 }
             }
         }
+        kinds.push(kind.clone());
+        // One cell is a number, not a picture: maps have English passages alone.
+        if questions.len() * passages.len() < 2 {
+            continue;
+        }
         let title = format!("Accuracy@1, questions (rows) by passages: {kind}");
         let value = |q: &String, p: &String| {
             cells.iter().find(|c| c.questions == *q && c.paragraphs == *p).map(|c| c.accuracy_at_1)
@@ -225,7 +230,6 @@ pub fn figures(rows: &[Row]) -> Result<Vec<Figure>, PlotError> {
             map.row(q.as_str(), passages.iter().map(|p| value(q, p)))
         });
         figures.push(map.draw()?);
-        kinds.push(kind);
     }
     figures.extend(by_layer(rows)?);
     Ok(figures)

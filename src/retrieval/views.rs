@@ -8,6 +8,7 @@ use super::scores::{ScoreError, Scores};
 use super::{Embeddings, Means};
 use crate::device::Device;
 use crate::formats::collection::Collection;
+use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// A family of settings.
@@ -227,9 +228,9 @@ pub fn judge<'a>(
             let sides = [(false, vectors.passages.get(r)), (true, vectors.within.get(r))];
             for (within, passages) in sides.into_iter().filter_map(|(within, p)| Some((within, p?))) {
                 let sides = Sides::new(collection, &questions, passages, treatment);
-                for view in views.iter().filter(|view| !is_map || view.to_english) {
-                    let scores = sides.score(device, view)?;
-                    judged.push(Judged { view, reading: Some(reading), treatment, within, scores });
+                let asked: Vec<&View> = views.iter().filter(|view| !is_map || view.to_english).collect();
+                for (&view, scores) in asked.iter().zip(sides.score_all(device, &asked)) {
+                    judged.push(Judged { view, reading: Some(reading), treatment, within, scores: scores? });
                 }
             }
         }
@@ -268,6 +269,14 @@ impl<'a> Sides<'a> {
             // What only makes the search harder is centred as the others are, and changes no mean.
             passages: Side::new(passages, language.1, article.1, |i| !texts[i].distractor),
             treatment,
+        }
+    }
+
+    /// Views one after the other on a GPU, whose ops take turns, and side by side on the CPU.
+    fn score_all(&self, device: &Device, views: &[&View]) -> Vec<Result<Scores, ScoreError>> {
+        match device {
+            Device::Cpu => views.par_iter().map(|view| self.score(device, view)).collect(),
+            Device::Cuda(_) => views.iter().map(|view| self.score(device, view)).collect(),
         }
     }
 

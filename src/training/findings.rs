@@ -7,11 +7,13 @@
 mod csv;
 mod report;
 mod run;
+mod training;
 mod verdict;
 
 pub use self::csv::runs_csv;
 pub use report::ReportError;
 pub use run::{ArmRuns, Matrix, Measured, Run, Words};
+pub use training::{Edge, Training};
 
 use super::arms::Arm;
 use crate::retrieval::comparison::{Difference, holm};
@@ -127,6 +129,8 @@ pub struct Findings {
     pub duels: Vec<Duel>,
     /// Every arm on the control pairs.
     pub words: Vec<WordGain>,
+    /// What every arm's training took.
+    pub training: Vec<Training>,
     /// In a paragraph.
     pub verdict: String,
 }
@@ -208,6 +212,7 @@ impl Findings {
             baselines: baselines(arms, &primary, bootstrap)?,
             duels: duels(arms, &primary, bootstrap)?,
             words: arms.iter().filter_map(|arm| word_gain(arm).transpose()).collect::<Result<_, _>>()?,
+            training: arms.iter().map(|arm| Training::of(arm, &primary)).collect(),
             primary,
             gains,
             languages,

@@ -23,7 +23,12 @@ fn from_the_first_command_to_the_report() {
     let model = "--model runs/first/input/model --device cpu";
     let data = "--data runs/first/input/xquad";
     let pairs = "--pairs runs/first/input/words.sw-en.tsv";
-    kiungo(at, &format!("pilot {model} {pairs} --report pilot.html"));
+    let summary = fs::read_to_string(at.join("runs/first/summary.csv")).unwrap();
+    assert!(summary.starts_with("name,value\n") && summary.lines().count() > 100, "the figures of summary.json");
+    kiungo(at, &format!("pilot {model} {pairs} --report pilot.html --csv pilot.csv"));
+    let rows = fs::read_to_string(at.join("pilot.csv")).unwrap();
+    let columns = |line: &str| line.split(',').count();
+    assert!(rows.lines().all(|line| columns(line) == 13) && rows.lines().count() == 1 + 2 * 6, "six layers, two means");
     let page = fs::read_to_string(at.join("pilot.html")).unwrap();
     assert!(page.contains("What was run") && page.contains("checksum: runs/first/input/words.sw-en.tsv"), "settings");
     kiungo(

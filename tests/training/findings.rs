@@ -1,7 +1,7 @@
 use kiungo::retrieval::ranks::{Ranks, Setting};
 use kiungo::retrieval::statistics::Bootstrap;
 use kiungo::training::arms::Arm;
-use kiungo::training::findings::{ArmRuns, Findings, Measured, Run};
+use kiungo::training::findings::{ArmRuns, Edge, Findings, Measured, Run};
 use std::collections::BTreeMap;
 
 const QUESTIONS: usize = 240;
@@ -75,4 +75,21 @@ fn the_verdict_follows_from_the_intervals() {
     assert_eq!(better.languages.len(), 4);
     assert!(better.languages.iter().all(|l| l.holm >= l.gain.p));
     assert_eq!(better.gains_csv().unwrap().lines().count(), 1 + 4);
+}
+
+/// The best of the rates has one beyond it on both sides, or the findings say at which end it is.
+#[test]
+fn what_training_took_is_told() {
+    let base = measured("2", 3);
+    let told = |found: [f64; 3]| {
+        let rates = [1e-4, 1e-3, 1e-2].into_iter().zip(found).collect();
+        let runs = vec![measured("2", 4), measured("2", 6)];
+        let arm = ArmRuns { arm: Arm::Lora2, target: "2".into(), runs, base: &base, rates };
+        Findings::new(&[arm], "XQuAD", &Bootstrap::default()).unwrap().training.remove(0)
+    };
+    let inside = told([0.1, 0.3, 0.2]);
+    assert_eq!((inside.edge, inside.learning_rate, inside.collapsed), (None, Some(1e-3), 0));
+    assert!(inside.accuracies.iter().zip([0.4, 0.6]).all(|(a, b)| (a - b).abs() < 1e-12), "{:?}", inside.accuracies);
+    assert_eq!(told([0.3, 0.2, 0.1]).edge, Some(Edge::Lowest));
+    assert_eq!(told([0.1, 0.2, 0.3]).edge, Some(Edge::Highest));
 }

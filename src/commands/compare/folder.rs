@@ -7,7 +7,7 @@ use crate::retrieval::pilot::most_important;
 use crate::retrieval::ranks;
 use crate::retrieval::statistics::Bootstrap;
 use crate::training::arms::Arm;
-use crate::training::findings::{ArmRuns, Findings, Measured, runs_csv};
+use crate::training::findings::{ArmRuns, Edge, Findings, Measured, Training, runs_csv};
 use anyhow::{Context, Result, ensure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -135,6 +135,23 @@ impl Folder {
         Ok(runs)
     }
 
+    fn rate_path(&self, arm: Arm, rate: f64) -> PathBuf {
+        self.path(&arm.to_string()).join(format!("rate-{rate:e}.json"))
+    }
+
+    /// How an arm did at a learning rate, where that was tried.
+    pub fn rate(&self, arm: Arm, rate: f64) -> Result<Option<f64>> {
+        let path = self.rate_path(arm, rate);
+        if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
+    }
+
+    /// Notes how an arm did at a learning rate.
+    pub fn tried(&self, arm: Arm, rate: f64, found: f64) -> Result<()> {
+        let folder = self.path(&arm.to_string());
+        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        Ok(output::write_file(&self.rate_path(arm, rate), serde_json::to_string(&found)?)?)
+    }
+
     /// Each learning rate that was tried for an arm, ascending, with the development pairs' mean reciprocal rank.
     fn rates(&self, arm: Arm) -> Result<Vec<(f64, f64)>> {
         let folder = self.path(&arm.to_string());
@@ -206,8 +223,8 @@ impl Folder {
         for (arm, name, target, runs) in found {
             arms.push(ArmRuns { arm, target, runs, base: &bases[&name], rates: self.rates(arm)? });
         }
-        notes.extend(edges(&arms));
         let findings = Findings::new(&arms, &asked.data, &Bootstrap::default())?;
+        notes.extend(edges(&findings.training));
         let mut report = findings.report(&arms, &notes)?;
         let importance = self.path("importance.json");
         if importance.exists() {
@@ -241,25 +258,15 @@ impl Folder {
 }
 
 /// Words of caution about arms whose best learning rate has none beyond it.
-fn edges(arms: &[ArmRuns]) -> impl Iterator<Item = String> {
-    ["lowest", "highest"].into_iter().filter_map(|end| {
-        let at_end = arms.iter().filter(|arm| edge(&arm.rates) == Some(end));
-        let names: Vec<String> = at_end.map(|arm| arm.arm.to_string()).collect();
+fn edges(trainings: &[Training]) -> impl Iterator<Item = String> {
+    [(Edge::Lowest, "lowest"), (Edge::Highest, "highest")].into_iter().filter_map(|(edge, end)| {
+        let names: Vec<String> =
+            trainings.iter().filter(|t| t.edge == Some(edge)).map(|training| training.arm.to_string()).collect();
         let (count, names) = (names.len(), names.join(", "));
         (count > 0).then(|| {
             format!("The best learning rate is the {end} that was tried: {names}; wider --rates may find a better one.")
         })
     })
-}
-
-/// The end of the rates, which ascend, that the best of them is at.
-fn edge(rates: &[(f64, f64)]) -> Option<&'static str> {
-    let best = rates.iter().map(|r| r.1).fold(f64::NEG_INFINITY, f64::max);
-    match rates.iter().position(|r| r.1 == best).filter(|_| rates.len() > 1)? {
-        0 => Some("lowest"),
-        last if last + 1 == rates.len() => Some("highest"),
-        _ => None,
-    }
 }
 
 /// A row for a value, or one for each of the named values in it.

@@ -97,13 +97,15 @@ impl Sources {
         if let Some(folder) = &self.xquad {
             files.extend(question_files(folder)?);
         }
-        let sum = |path: PathBuf| {
-            let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
-            let digest = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect::<String>();
-            Ok((path.display().to_string(), digest))
-        };
-        files.into_iter().map(sum).collect()
+        files.iter().map(|path| checksum(path)).collect()
     }
+}
+
+/// A file's path and its SHA-256.
+pub fn checksum(path: &Path) -> Result<(String, String)> {
+    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+    let digest = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect::<String>();
+    Ok((path.display().to_string(), digest))
 }
 
 /// The data set itself, where it is a file, or the files of its folder.

@@ -2,7 +2,7 @@
 
 use super::record::RunRecord;
 use crate::formats::output::{self, NewFolder};
-use crate::report::Report;
+use crate::report::{Report, csv};
 use crate::training::builtin::{self, Builtin};
 use crate::training::checkpoint::Checkpoints;
 use crate::training::outcome::{History, Summary};
@@ -154,6 +154,7 @@ impl RunFolder {
     pub fn finish(&self, summary: &Summary, report: &Report) -> Result<()> {
         self.write("report.html", &report.to_html())?;
         self.write("report.txt", &report.to_text())?;
+        self.write("summary.csv", &csv::flattened(&serde_json::to_value(summary)?)?)?;
         self.write(SUMMARY, &serde_json::to_string_pretty(summary)?)
     }
 

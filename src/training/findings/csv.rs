@@ -1,9 +1,10 @@
 //! The findings as comma-separated text, unrounded.
 
 use super::{ArmRuns, Endpoint, Findings};
+use crate::report::csv::lines;
 use crate::retrieval::comparison::Difference;
 use crate::retrieval::statistics::Estimate;
-use csv::{Error, Writer};
+use csv::Error;
 
 impl Findings {
     /// A line for every arm on every endpoint.
@@ -74,12 +75,4 @@ fn estimate(e: &Estimate) -> [String; 3] {
 
 fn difference(d: &Difference) -> impl Iterator<Item = String> {
     estimate(&d.estimate).into_iter().chain([d.p.to_string(), d.detectable.to_string()])
-}
-
-fn lines(header: &str, mut rows: impl Iterator<Item = Vec<String>>) -> Result<String, Error> {
-    let mut out = Writer::from_writer(vec![]);
-    out.write_record(header.split(' '))?;
-    rows.try_for_each(|row| out.write_record(row))?;
-    let bytes = out.into_inner().map_err(|e| Error::from(e.into_error()))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -1,6 +1,6 @@
 //! The findings as a report: tables and pictures.
 
-use super::{ArmRuns, Findings, Matrix, Run, Words};
+use super::{ArmRuns, Findings, Matrix, Training, Words};
 use crate::report::plot::{HeatMap, Histogram, IntervalChart, LineChart, PlotError};
 use crate::report::{Report, Section, Table};
 use crate::retrieval::statistics::StatisticsError;
@@ -32,7 +32,7 @@ impl Findings {
             self.endpoint_section(),
             self.words_section(arms)?,
             base_section(arms)?,
-            training_section(arms)?,
+            training_section(&self.training, arms)?,
         ];
         report.sections.retain(|s| !(s.tables.is_empty() && s.figures.is_empty()));
         Ok(report)
@@ -233,7 +233,7 @@ fn base_section(arms: &[ArmRuns]) -> Made {
     Ok(figures.into_iter().fold(section.text(text), Section::figure))
 }
 
-fn training_section(arms: &[ArmRuns]) -> Made {
+fn training_section(trainings: &[Training], arms: &[ArmRuns]) -> Made {
     let mut table = Table::new([
         "arm",
         "parameters",
@@ -247,30 +247,25 @@ fn training_section(arms: &[ArmRuns]) -> Made {
     let mut rates = Table::new(["arm", "learning rate (MRR of the development pairs)"]).caption("Learning rates tried");
     let mut perplexities = Table::new(["arm", "before", "after"]).caption("Perplexity of the text");
     let gigabytes = |bytes: usize| format!("{:.2} GB", bytes as f64 / 1e9);
-    for arm in arms {
-        let runs: Vec<&Run> = arm.runs.iter().map(|(run, _)| run).collect();
-        let Some(first) = runs.first() else { continue };
-        let mean = |of: &dyn Fn(&Run) -> Option<f64>| {
-            let values: Option<Vec<f64>> = runs.iter().map(|r| of(r)).collect();
-            values.map(|v| v.iter().sum::<f64>() / v.len() as f64)
-        };
-        let word = |value: Option<f64>, digits: usize| value.map_or("-".into(), |v| format!("{v:.digits$}"));
-        let name = arm.arm.to_string();
+    let word = |value: Option<f64>, digits: usize| value.map_or("-".into(), |v| format!("{v:.digits$}"));
+    for (t, arm) in trainings.iter().zip(arms) {
+        let Some((first, _)) = arm.runs.first() else { continue };
+        let name = t.arm.to_string();
         table.row([
             name.clone(),
-            first.parameters.to_string(),
+            t.parameters.to_string(),
             first.steps.to_string(),
-            first.learning_rate.map_or("-".into(), |rate| format!("{rate:e}")),
-            word(mean(&|r| r.final_loss.map(f64::from)), 3),
-            word(mean(&|r| Some(r.seconds)), 1),
+            t.learning_rate.map_or("-".into(), |rate| format!("{rate:e}")),
+            word(t.loss(), 3),
+            word(Some(t.seconds), 1),
             gigabytes(first.memory),
-            runs.iter().filter_map(|r| r.peak).max().map_or("-".into(), gigabytes),
+            t.peak.map_or("-".into(), gigabytes),
         ]);
-        if !arm.rates.is_empty() {
-            let tried: Vec<String> = arm.rates.iter().map(|(rate, mrr)| format!("{rate:e} ({mrr:.3})")).collect();
+        if !t.rates.is_empty() {
+            let tried: Vec<String> = t.rates.iter().map(|(rate, mrr)| format!("{rate:e} ({mrr:.3})")).collect();
             rates.row([name.clone(), tried.join(", ")]);
         }
-        if let (Some(before), Some(after)) = (arm.base.0.perplexity, mean(&|r| r.perplexity)) {
+        if let Some([before, after]) = t.perplexity {
             perplexities.row([name, format!("{before:.2}"), format!("{after:.2}")]);
         }
     }

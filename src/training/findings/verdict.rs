@@ -85,6 +85,11 @@ fn duel_in_words(Duel { arms: [first, second], accuracy, gain }: &Duel) -> [Stri
 }
 
 fn power_in_words(what: &str, detectable: f64) -> String {
+    if detectable == 0.0 {
+        return format!(
+            "Not one question's answer tells them apart: what {what} could have been seen, these data do not say."
+        );
+    }
     format!(
         "A true {what} below {detectable:.3} would be found less often than four times in five with these questions and seeds."
     )
