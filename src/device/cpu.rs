@@ -1,6 +1,6 @@
 //! The host's vector units: loops compiled for them, and the matrix product.
 
-use gemm::Parallelism;
+use gemm_common::Parallelism;
 
 /// Runs a loop compiled for the widest vectors of this CPU. All give the same bytes: the compiler neither reorders
 /// sums nor fuses multiplications with additions. A long closure needs `#[inline(always)]`, as its callees do.
@@ -93,7 +93,7 @@ pub enum Store {
     Add,
 }
 
-/// `c = scale * a b`, or `c += scale * a b`, in f32, by the `gemm` crate.
+/// `c = scale * a b`, or `c += scale * a b`, in f32, by the `gemm-f32` crate.
 ///
 /// Panics unless the shapes fit each other.
 pub fn matmul(scale: f32, a: View, b: View, store: Store, c: ViewMut, threads: Threads) {
@@ -112,23 +112,25 @@ pub fn matmul(scale: f32, a: View, b: View, store: Store, c: ViewMut, threads: T
         Threads::Pool => Parallelism::Rayon(0),
     };
     let stride = |s: usize| s as isize;
+    // It likes its result's columns together, and ours has its rows: c^T = b^T a^T.
+    let product = gemm_f32::gemm::f32::get_gemm_fn();
     // SAFETY: the views' constructors have checked that every (i, j) lies in their slices, the shapes agree, and
     // `c` is borrowed mutably, so that it overlaps neither `a` nor `b`.
     unsafe {
-        gemm::gemm(
-            c.rows,
+        product(
             c.columns,
+            c.rows,
             a.columns,
             c.data.as_mut_ptr(),
-            1,
             stride(c.row_stride),
+            1,
             store == Store::Add,
-            a.data.as_ptr(),
-            stride(a.column_stride),
-            stride(a.row_stride),
             b.data.as_ptr(),
-            stride(b.column_stride),
             stride(b.row_stride),
+            stride(b.column_stride),
+            a.data.as_ptr(),
+            stride(a.row_stride),
+            stride(a.column_stride),
             1.0,
             scale,
             false,

@@ -6,6 +6,8 @@ mod embed;
 mod errors;
 mod eval;
 mod findings;
+mod full_disk;
+mod full_gpu;
 mod gpu;
 mod hub;
 mod merge;

@@ -1,7 +1,7 @@
 //! Runs that are stopped, killed, or cannot write: what stands afterwards is whole, and going on ends in the bytes of a
 //! run that nothing happened to.
 
-use crate::emulator::compiler;
+use crate::support::{faults, temporaries};
 use assert_cmd::cargo::CommandCargoExt;
 use kiungo::device::{Device, cuda};
 use kiungo::training::builtin::{self, Builtin};
@@ -126,45 +126,9 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn temporaries(folder: &Path) -> Vec<PathBuf> {
-    let mut found = vec![];
-    for entry in fs::read_dir(folder).unwrap().flatten() {
-        if entry.file_name().to_string_lossy().ends_with(".tmp") {
-            found.push(entry.path());
-        }
-        if entry.file_type().unwrap().is_dir() {
-            found.extend(temporaries(&entry.path()));
-        }
-    }
-    found
-}
-
 /// How often chance is tried: 20, or as often as `KIUNGO_TORTURE` says.
 fn tries() -> usize {
     std::env::var("KIUNGO_TORTURE").ok().and_then(|n| n.parse().ok()).unwrap_or(20)
-}
-
-/// A library that makes the program's system calls fail, in a folder of its own: packed with these tests, or compiled.
-/// None, with a word about it, where there is neither that nor a compiler, or the kernel refuses what it asks for.
-fn faults() -> Option<(TempDir, PathBuf)> {
-    let (packed, source) = (crate::support::path("support/libfaults.so"), crate::support::path("support/faults.cpp"));
-    let folder = tempfile::tempdir().unwrap();
-    let library = folder.path().join("libfaults.so");
-    if packed.exists() {
-        fs::copy(packed, &library).unwrap();
-    } else {
-        let flags = ["-shared", "-fPIC", "-O1", "-std=c++17"];
-        let compiled = Command::new(compiler()).args(flags).arg("-o").arg(&library).arg(source).status();
-        if !compiled.is_ok_and(|status| status.success()) {
-            println!("skipped: no C++ compiler");
-            return None;
-        }
-    }
-    if !Command::new("true").env("LD_PRELOAD", &library).status().is_ok_and(|status| status.success()) {
-        println!("skipped: the kernel takes no filter of system calls");
-        return None;
-    }
-    Some((folder, library))
 }
 
 /// Runs the training with one of its calls failing.

@@ -294,27 +294,42 @@ fn library(module: &'static str) -> Result<Arc<Library>, String> {
 }
 
 fn compile(source: &Path, module: &str) -> Result<PathBuf, String> {
+    /// The emulator itself, which each library gets a copy of.
+    static OBJECT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let object = OBJECT.get_or_init(|| {
+        let source = emulator().join("emulator.cpp");
+        made_once(format!("emulator-{}.o", key(&source)?), |object| {
+            run(compiler_with(FLAGS).arg("-c").arg(&source).arg("-o").arg(object))
+        })
+    });
+    let object = object.as_ref().map_err(String::clone)?;
+    made_once(format!("{module}-{}.so", key(source)?), |library| {
+        let kernel = library.with_extension("kernel.o");
+        let flags = [FLAGS, KERNEL_FLAGS, &["-x", "c++", "-c"]].concat();
+        run(compiler_with(&flags).arg(source).arg("-o").arg(&kernel))?;
+        run(compiler_with(&["-shared"]).arg(&kernel).arg(object).arg("-o").arg(library))
+    })
+}
+
+/// A file of the cache, made where it is not there yet.
+fn made_once(name: String, make: impl FnOnce(&Path) -> Result<(), String>) -> Result<PathBuf, String> {
     let folder = cache();
-    std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-    let library = folder.join(format!("{module}-{}.so", key(source)?));
-    if library.exists() {
-        return Ok(library);
+    let failed = |e: std::io::Error| format!("{}: {e}", folder.display());
+    std::fs::create_dir_all(&folder).map_err(failed)?;
+    let path = folder.join(&name);
+    if !path.exists() {
+        // Another process may be at it: each writes names of its own, and the last rename wins.
+        let scratch = tempfile::tempdir_in(&folder).map_err(failed)?;
+        make(&scratch.path().join(&name))?;
+        std::fs::rename(scratch.path().join(&name), &path).map_err(failed)?;
     }
-    // Another process may be at it: each writes names of its own, and the last rename wins.
-    let scratch = tempfile::tempdir_in(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-    let object = |name: &str| scratch.path().join(name);
-    let include = ["-I".to_string() + &kernels().to_string_lossy(), "-I".to_string() + &emulator().to_string_lossy()];
-    let command = || {
-        let mut command = Command::new(compiler());
-        command.args(FLAGS).args(&include);
-        command
-    };
-    run(command().args(KERNEL_FLAGS).args(["-x", "c++", "-c"]).arg(source).arg("-o").arg(object("kernel.o")))?;
-    run(command().arg("-c").arg(emulator().join("emulator.cpp")).arg("-o").arg(object("emulator.o")))?;
-    let objects = [object("kernel.o"), object("emulator.o")];
-    run(command().arg("-shared").args(objects).arg("-o").arg(object("kernel.so")))?;
-    std::fs::rename(object("kernel.so"), &library).map_err(|e| format!("{}: {e}", library.display()))?;
-    Ok(library)
+    Ok(path)
+}
+
+fn compiler_with(flags: &[&str]) -> Command {
+    let mut command = Command::new(compiler());
+    command.args(flags).arg("-I").arg(kernels()).arg("-I").arg(emulator());
+    command
 }
 
 fn run(command: &mut Command) -> Result<(), String> {

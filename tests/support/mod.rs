@@ -3,12 +3,14 @@
 
 mod allocations;
 mod counting;
+mod faults;
 mod golden;
 mod gpu;
 pub mod hub;
 
 pub use allocations::{Bounded, held, largest};
 pub use counting::{Calls, Counting};
+pub use faults::{faults, temporaries};
 pub use golden::Golden;
 pub use gpu::{assert_as_good, executors, fast_gpus, gpus, is_emulator, under_sanitizer};
 use half::bf16;

@@ -56,19 +56,23 @@ fn steps_on_a_gpu_leave_nothing_behind() {
                         trainer.step(&group, &[0, 1, 2, 3], step, 1e-5).unwrap();
                     }
                 };
-                let now = || (gpu.memory().unwrap().held, held(), resident());
+                let now = || {
+                    let memory = gpu.memory().unwrap();
+                    ([memory.held, held() as usize], [memory.total - memory.free, resident()])
+                };
                 take(0..100);
-                let (device_before, host_before, resident_before) = now();
+                let (held_before, used_before) = now();
                 take(100..100 + steps());
-                let (device_after, host_after, resident_after) = now();
+                let (held_after, used_after) = now();
                 println!(
-                    "{method}, {} steps: {device_before} bytes on the device, then {device_after}; {host_before} of the host's, \
-                     then {host_after}; {resident_before} resident, then {resident_after}",
+                    "{method}, {} steps: {held_before:?} bytes of ours on the device and the host, then {held_after:?}; \
+                     {used_before:?} in use there and resident here, then {used_after:?}",
                     steps()
                 );
-                assert_eq!(device_after, device_before, "{method}: device memory");
-                assert_eq!(host_after, host_before, "{method}: host memory");
-                assert!(!alone || resident_after < resident_before + DRIVER, "{method}: {resident_after} bytes resident");
+                assert_eq!(held_after, held_before, "{method}");
+                for (after, before) in used_after.into_iter().zip(used_before) {
+                    assert!(!alone || after < before + DRIVER, "{method}: {after} bytes in use, {before} before");
+                }
             });
         }
     }
