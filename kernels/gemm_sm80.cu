@@ -9,25 +9,47 @@
 #include "tile/store.cuh"
 #include "tile/swizzle.cuh"
 
-// One operand's tile: ROWS of m or n by DEPTH of k. K_MAJOR: rows in memory run along k, else along m or n.
+// One operand's tiles: ROWS of m or n by DEPTH of k. K_MAJOR: rows in memory run along k, else along m or n.
 template <int ROWS, int DEPTH, bool K_MAJOR, int THREADS> struct Operand {
     static constexpr int CHUNKS = (K_MAJOR ? DEPTH : ROWS) / 8;
     static constexpr int LINES = K_MAJOR ? ROWS : DEPTH;
     static constexpr int ELEMENTS = ROWS * DEPTH;
+    static constexpr int EACH = LINES * CHUNKS / THREADS;  // chunks a thread copies,
+    static constexpr int APART = THREADS / CHUNKS;         // so many lines from one to the next
     using Swizzled = SwizzledTile<CHUNKS>;
+    static_assert(APART % 8 == 0, "a thread's chunks are swizzled alike");
 
-    // Copies the tile at (row0, k0) of a matrix with `rows` of m or n and `k` of k.
-    static __device__ __forceinline__ void copy(bf16* tile, const bf16* matrix, uint32_t row0, uint32_t k0, uint32_t rows,
-                                                uint32_t k) {
-        const uint32_t lines = K_MAJOR ? rows : k, line0 = K_MAJOR ? row0 : k0;
-        const uint32_t columns = K_MAJOR ? k : rows, column0 = K_MAJOR ? k0 : row0;
+    const bf16* matrix;  // of `rows` of m or n and `k` of k
+    uint32_t rows, k;
+    const bf16* from;  // this thread's first chunk of the next tile
+    int left;          // of k from there on
+    uint32_t inside;   // a bit for each chunk whose row is in the matrix
+
+    __device__ __forceinline__ uint32_t columns() const { return K_MAJOR ? k : rows; }
+
+    // The next tile is the one at row0 and the start of k.
+    __device__ __forceinline__ void begin(uint32_t row0) {
+        const uint32_t line = threadIdx.x / CHUNKS, column = threadIdx.x % CHUNKS * 8;
+        from = matrix + (K_MAJOR ? (size_t)(row0 + line) * k + column : (size_t)line * rows + row0 + column);
+        left = (int)k - (int)(K_MAJOR ? column : line);
+        inside = 0;
 #pragma unroll
-        for (int i = threadIdx.x; i < LINES * CHUNKS; i += THREADS) {
-            const uint32_t line = line0 + i / CHUNKS, column = column0 + i % CHUNKS * 8;
-            const bool inside = line < lines && column < columns;
-            const bf16* from = inside ? matrix + (size_t)line * columns + column : matrix;
-            cp_async_16(tile + Swizzled::offset(i / CHUNKS, i % CHUNKS), from, inside ? 16 : 0);
+        for (int i = 0; i < EACH; i++) {
+            const uint32_t row = row0 + (K_MAJOR ? line + i * APART : column);
+            inside |= (row < rows) << i;
         }
+    }
+
+    // Copies the next tile; what lies beyond the matrix becomes zeros. The next is then the one behind it along k.
+    __device__ __forceinline__ void copy(bf16* tile) {
+        bf16* to = tile + Swizzled::offset(threadIdx.x / CHUNKS, threadIdx.x % CHUNKS);
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            const bool valid = (inside >> i & 1) && left > (K_MAJOR ? 0 : i * APART);
+            cp_async_16(to + i * APART * CHUNKS * 8, from + (size_t)i * APART * columns(), valid ? 16 : 0);
+        }
+        from += K_MAJOR ? DEPTH : (size_t)DEPTH * rows;
+        left -= DEPTH;
     }
 };
 
@@ -43,27 +65,24 @@ template <int BM, int BN, int BK, int WARPS_M, int WARPS_N, int STAGES> struct G
         constexpr int STAGE = A::ELEMENTS + B::ELEMENTS;
         static_assert(STAGES * STAGE * sizeof(bf16) == STAGES * (BM + BN) * BK * 2, "what gemm.rs asks for");
         DYNAMIC_SHARED(bf16, shared);
-        const bf16* a = reinterpret_cast<const bf16*>(p.a);
-        const bf16* b = reinterpret_cast<const bf16*>(p.b);
         const TileIndex tile = tile_of(blockIdx.x, (p.m + BM - 1) / BM, (p.n + BN - 1) / BN);
         const uint32_t m0 = tile.m * BM, n0 = tile.n * BN;
         const int steps = (p.k + BK - 1) / BK;
-
-        const auto copy = [&](int step) {
-            bf16* stage = shared + step % STAGES * STAGE;
-            A::copy(stage, a, m0, step * BK, p.m, p.k);
-            B::copy(stage + A::ELEMENTS, b, n0, step * BK, p.n, p.k);
-        };
-        // A group is closed even when it is empty, so that the count of groups tells which stage has arrived.
-#pragma unroll
-        for (int step = 0; step < STAGES - 1; step++) {
-            if (step < steps) copy(step);
+        A a{reinterpret_cast<const bf16*>(p.a), p.m, p.k};
+        B b{reinterpret_cast<const bf16*>(p.b), p.n, p.k};
+        a.begin(m0);
+        b.begin(n0);
+        // A step's copies are a group, so that the count of groups tells which stage has arrived; behind k, zeros.
+        const auto copy = [&](int stage) {
+            a.copy(shared + stage * STAGE);
+            b.copy(shared + stage * STAGE + A::ELEMENTS);
             cp_async_commit();
-        }
+        };
+#pragma unroll
+        for (int step = 0; step < STAGES - 1; step++) copy(step);
 
         const int warp = threadIdx.x / 32;
         const int warp_m = warp % WARPS_M * (BM / WARPS_M), warp_n = warp / WARPS_M * (BN / WARPS_N);
-        float sum[FRAGMENTS_M][FRAGMENTS_N][4] = {};
         // Fragments of the 16 of k that are multiplied, and of the next, which are on their way.
         uint32_t fa[2][FRAGMENTS_M][4], fb[2][FRAGMENTS_N / 2][2][2];
         const auto load = [&](int buffer, const bf16* stage, int k0) {
@@ -78,28 +97,30 @@ template <int BM, int BN, int BK, int WARPS_M, int WARPS_N, int STAGES> struct G
         };
         cp_async_wait<STAGES - 2>();
         __syncthreads();
-        if (steps > 0) load(0, shared, 0);
+        load(0, shared, 0);
+        float sum[FRAGMENTS_M][FRAGMENTS_N][4] = {};
+        int stage = 0, before = STAGES - 1;
         for (int step = 0; step < steps; step++) {
-            const bf16* stage = shared + step % STAGES * STAGE;
-            // Into the stage before this one: at the barrier below, all had read it.
-            if (step + STAGES - 1 < steps) copy(step + STAGES - 1);
-            cp_async_commit();
+            const int next = stage + 1 == STAGES ? 0 : stage + 1;
 #pragma unroll
             for (int k0 = 0; k0 < BK; k0 += 16) {
                 const int buffer = k0 / 16 % 2;
                 if (k0 + 16 < BK) {
-                    load(buffer ^ 1, stage, k0 + 16);
+                    load(buffer ^ 1, shared + stage * STAGE, k0 + 16);
                 } else {
                     cp_async_wait<STAGES - 2>();
                     __syncthreads();  // all see the next stage, and all have read this one
-                    if (step + 1 < steps) load(buffer ^ 1, shared + (step + 1) % STAGES * STAGE, 0);
+                    load(buffer ^ 1, shared + next * STAGE, 0);
                 }
 #pragma unroll
                 for (int i = 0; i < FRAGMENTS_M; i++) {
 #pragma unroll
                     for (int j = 0; j < FRAGMENTS_N; j++) mma_m16n8k16_bf16(sum[i][j], fa[buffer][i], fb[buffer][j / 2][j % 2]);
                 }
+                if (k0 == 0) copy(before);  // at the barrier, all had read it
             }
+            before = stage;
+            stage = next;
         }
 
         const int group = threadIdx.x % 32 / 4, pair = threadIdx.x % 4 * 2;
@@ -117,7 +138,7 @@ template <int BM, int BN, int BK, int WARPS_M, int WARPS_N, int STAGES> struct G
     }
 };
 
-// The tile for products with many tiles, and the one for few rows or few tiles. gemm.rs knows their sizes.
+// The tile for products with many tiles, and the one for few rows or few tiles. gemm/cuda.rs knows their sizes.
 using Large = Gemm<128, 128, 64, 2, 2, 3>;
 using Small = Gemm<32, 64, 64, 1, 4, 4>;
 

@@ -7,8 +7,9 @@
 #include "tile/results.cuh"
 #include "tile/schedule.cuh"
 
-// For products of many tiles, of two pairs of operands if need be: as many blocks as fit at once, each of which takes tile
-// after tile. A tile's results leave while the next one is computed.
+// As many blocks as fit at once, each of which takes tile after tile, of two pairs of operands if need be: the next tile's
+// are on their way while this one is computed, and its results leave while the next one is. SHARES blocks that lie below
+// each other share their tiles of b.
 template <int BM, int BN, int STAGES, int SHARES> struct Persistent {
     static constexpr int THREADS = 128 + BM / 64 * 128;
 
@@ -51,8 +52,12 @@ template <int BM, int BN, int STAGES, int SHARES> struct Persistent {
                                                              [&](int slab) { last.store(slab, &p.c_map); });
                     last.take(sum, m0 + consumer * 64, n0);
                 });
-#pragma unroll
-                for (int slab = 0; slab < Staged<BN>::SLABS; slab++) last.store(slab, &p.c_map);
+                // In the place of this warpgroup's rows of a, which nobody else reads.
+                constexpr int PLACE = Staged<BN>::PLACE;
+                static_assert((Staged<BN>::SLABS + STAGES - 1) / STAGES * PLACE <= 64 * DEPTH, "they fit");
+                last.store_all(&p.c_map, [&](int slab) {
+                    return shared + slab % STAGES * Loop::STAGE + consumer * 64 * DEPTH + slab / STAGES * PLACE;
+                });
                 last.finish();
             } else {
                 each_tile([&](uint32_t m0, uint32_t n0) {
@@ -66,20 +71,18 @@ template <int BM, int BN, int STAGES, int SHARES> struct Persistent {
     }
 };
 
-// For few rows or few tiles: the blocks of a cluster take a part of k each, and add up their sums in the order of k.
-// Its last warp loads.
+// For few rows or few tiles: a block a tile, or a cluster, whose blocks take a part of k each, and add up their sums in the
+// order of k. Its last warp loads.
 template <int BM, int BN, int STAGES> struct SplitK {
-    static constexpr int THREADS = BM / 64 * 128 + 32;
-    static constexpr int LOADER = BM / 64 * 128;
-    static constexpr uint32_t MOST = 8;  // blocks a cluster
-    static constexpr int ROW = BN + 8;   // floats, so that a warp's rows fall on different banks
+    static constexpr int LOADER = BM / 64 * 128, THREADS = LOADER + 32;
+    static constexpr int FOURS = BN / 8;  // a thread's sums, four by four, are so many
 
     template <bool A_K_MAJOR, bool B_K_MAJOR, class C>
     static __device__ __forceinline__ void run(const GemmSm90Params& p) {
         using Loop = Mainloop<BM, BN, STAGES, 1, A_K_MAJOR, B_K_MAJOR>;
-        static_assert(BM * ROW * sizeof(float) <= STAGES * Loop::STAGE * sizeof(bf16), "the sums take the stages' place");
         __shared__ Barrier barriers[2 * STAGES];
         DYNAMIC_SHARED(bf16, shared);
+        float4* parts = reinterpret_cast<float4*>(shared + STAGES * Loop::STAGE);  // [splits][FOURS / splits][LOADER]
         Loop loop{shared, barriers, barriers + STAGES};
         loop.init(p);
         __syncthreads();
@@ -90,65 +93,76 @@ template <int BM, int BN, int STAGES> struct SplitK {
         const int all = (p.k + DEPTH - 1) / DEPTH, first = all * rank / splits;
         const int steps = all * (rank + 1) / splits - first;
         Ring<STAGES> at;
-        float* sums = reinterpret_cast<float*>(shared);
+        if (splits > 1) cluster_arrive();  // until all have begun, nobody writes to their shared memory
         if (threadIdx.x >= LOADER) {
             if (threadIdx.x == LOADER) loop.load(at, p, &p.a, &p.b, m0, n0, first * DEPTH, steps, 0);
-            return;  // all of it arrives before the others need it
+            if (splits > 1) {
+                cluster_wait();
+                cluster_sync();
+            }
+            return;
         }
         float sum[BN / 2];
         loop.compute(at, sum, threadIdx.x / 128, steps);
-        named_barrier(1, LOADER);  // all have read the last stage
-        const int lane = threadIdx.x % 32, line = threadIdx.x / 32 * 16 + lane / 4, pair = lane % 4 * 2;
+        const uint32_t lane = threadIdx.x % 32, row0 = m0 + threadIdx.x / 32 * 16;
+        const bool any = row0 < p.m;  // of the warp's rows
+        // Columns eight * 8 + pair and the next of a row, and of that eight below it.
+        const auto store = [&](uint32_t eight, float4 v) {
+            const uint32_t row = row0 + lane / 4, column = n0 + eight * 8 + lane % 4 * 2;
+            const Row<C> upper{reinterpret_cast<C*>(p.c) + (size_t)row * p.n, p.n, p.accumulate != 0};
+            const Row<C> lower{upper.first + (size_t)8 * p.n, p.n, p.accumulate != 0};
+            if (row < p.m) upper.store(column, v.x, v.y);
+            if (row + 8 < p.m) lower.store(column, v.z, v.w);
+        };
+        const auto four = [&](int i) { return make_float4(sum[4 * i], sum[4 * i + 1], sum[4 * i + 2], sum[4 * i + 3]); };
+        if (splits == 1) {
+            if (!any) return;
 #pragma unroll
-        for (int i = 0; i < BN / 4; i++) {
-            float* to = sums + (line + i % 2 * 8) * ROW + i / 2 * 8 + pair;
-            *reinterpret_cast<float2*>(to) = make_float2(sum[2 * i], sum[2 * i + 1]);
+            for (int i = 0; i < FOURS; i++) store(i, four(i));
+            return;
         }
-        splits > 1 ? cluster_sync() : named_barrier(1, LOADER);
-        // Rows rank, rank + splits, ... of the tile.
-        constexpr int FOURS = BN / 4;
-        const uint32_t rows = min((uint32_t)BM, p.m - m0);
-        for (uint32_t i = threadIdx.x; rank + i / FOURS * splits < rows; i += LOADER) {
-            const uint32_t row = rank + i / FOURS * splits, column = i % FOURS * 4;
-            if (n0 + column >= p.n) continue;
-            float4 part[MOST];  // all asked for before the first is needed
+        // Each block adds up a share of the columns; the others send it their parts.
+        const uint32_t share = FOURS / splits;
+        cluster_wait();
+        if (any) {
+            uint32_t to = 0, place = 0;
 #pragma unroll
-            for (uint32_t of = 0; of < MOST; of++) {
-                const float* from = sums + row * ROW + column;
-                if (of < splits) part[of] = splits > 1 ? load_shared_of(from, of) : *reinterpret_cast<const float4*>(from);
+            for (int i = 0; i < FOURS; i++) {
+                store_shared_of(parts + (rank * share + place) * LOADER + threadIdx.x, to, four(i));
+                if (++place == share) place = 0, to++;
             }
-            float4 total = part[0];
-#pragma unroll
-            for (uint32_t of = 1; of < MOST; of++) {
-                if (of >= splits) break;
-                total.x += part[of].x, total.y += part[of].y, total.z += part[of].z, total.w += part[of].w;
-            }
-            const Row<C> to{reinterpret_cast<C*>(p.c) + (size_t)(m0 + row) * p.n, p.n, p.accumulate != 0};
-            to.store(n0 + column, total.x, total.y);
-            to.store(n0 + column + 2, total.z, total.w);
         }
-        if (splits > 1) cluster_sync();  // others may still read these sums
+        cluster_sync();
+        if (!any) return;
+        for (uint32_t i = 0; i < share; i++) {
+            float4 total = parts[i * LOADER + threadIdx.x];
+            for (uint32_t of = 1; of < splits; of++) {
+                const float4 part = parts[(of * share + i) * LOADER + threadIdx.x];
+                total.x += part.x, total.y += part.y, total.z += part.z, total.w += part.w;
+            }
+            store(rank * share + i, total);
+        }
     }
 };
 
-// gemm.rs knows their sizes.
-#define PERSISTENT(layout, a, b, type, C, width, stages)                                     \
-    KERNEL(gemm_sm90_##layout##_##type##_##width, GemmSm90Params, 384, 1) {                  \
-        Persistent<128, width, stages, 2>::run<a, b, C>(p);                                  \
+// gemm/tiles.rs knows their sizes. Of 232 registers a computing thread, 128 are sums and 64 the tile before in the largest.
+#define PERSISTENT(layout, a, b, type, C, name, bm, bn, stages, shares)                           \
+    KERNEL(gemm_sm90_##layout##_##type##_##name, GemmSm90Params, 128 + bm / 64 * 128, 1) {        \
+        Persistent<bm, bn, stages, shares>::run<a, b, C>(p);                                      \
     }
-#define SPLIT(layout, a, b, type, C, bm, bn, stages, blocks)                                                      \
-    KERNEL(gemm_sm90_##layout##_##type##_##bm##x##bn, GemmSm90Params, SplitK<bm, bn, stages>::THREADS, blocks) { \
-        SplitK<bm, bn, stages>::run<a, b, C>(p);                                                                  \
+#define SPLIT(layout, a, b, type, C, bm, bn, stages)                                                             \
+    KERNEL(gemm_sm90_##layout##_##type##_split_##bm##x##bn, GemmSm90Params, SplitK<bm, bn, stages>::THREADS, 1) { \
+        SplitK<bm, bn, stages>::run<a, b, C>(p);                                                                 \
     }
-#define KERNELS(layout, a, b, type, C)                \
-    PERSISTENT(layout, a, b, type, C, 256, 4)         \
-    PERSISTENT(layout, a, b, type, C, 192, 4)         \
-    PERSISTENT(layout, a, b, type, C, 128, 6)         \
-    PERSISTENT(layout, a, b, type, C, 64, 8)          \
-    SPLIT(layout, a, b, type, C, 128, 128, 3, 2)      \
-    SPLIT(layout, a, b, type, C, 128, 64, 4, 2)       \
-    SPLIT(layout, a, b, type, C, 64, 128, 4, 2)       \
-    SPLIT(layout, a, b, type, C, 64, 64, 4, 3)
+#define KERNELS(layout, a, b, type, C)                       \
+    PERSISTENT(layout, a, b, type, C, 256, 128, 256, 4, 2)   \
+    PERSISTENT(layout, a, b, type, C, 224, 128, 224, 4, 2)   \
+    PERSISTENT(layout, a, b, type, C, 192, 128, 192, 4, 2)   \
+    PERSISTENT(layout, a, b, type, C, 128, 128, 128, 6, 2)   \
+    PERSISTENT(layout, a, b, type, C, 64x128, 64, 128, 8, 1) \
+    PERSISTENT(layout, a, b, type, C, 64x64, 64, 64, 12, 1)  \
+    SPLIT(layout, a, b, type, C, 64, 128, 8)                 \
+    SPLIT(layout, a, b, type, C, 64, 64, 8)
 KERNELS(nt, true, true, bf16, bf16)
 KERNELS(nt, true, true, f32, float)
 KERNELS(nn, true, false, bf16, bf16)

@@ -15,7 +15,7 @@ struct Nothing {
 // the same tile of b, of which each loads its part.
 template <int BM, int BN, int STAGES, int SHARES, bool A_K_MAJOR, bool B_K_MAJOR> struct Mainloop {
     using A = OperandTile<BM, A_K_MAJOR>;
-    using B = OperandTile<BN, B_K_MAJOR>;
+    using B = OperandTile<B_K_MAJOR ? BN : (BN + 63) / 64 * 64, B_K_MAJOR>;  // whole slabs
     static constexpr int CONSUMERS = BM / 64;
     static constexpr int STAGE = A::ELEMENTS + B::ELEMENTS;
 

@@ -4,6 +4,7 @@
 #include "ptx/tma.cuh"
 #include "ptx/warpgroup.cuh"
 #include "tile/store.cuh"
+#include "tile/swizzle.cuh"
 #include "tile/vector.cuh"
 
 // 64 rows of sums, as wgmma leaves them, straight to c: 8 (float) or 4 (bf16) bytes a thread.
@@ -21,16 +22,19 @@ __device__ __forceinline__ void store_direct(const float (&sum)[N], const GemmSm
     }
 }
 
-// A warpgroup's tile of 64 x BN as bf16, on its way through shared memory and the copy engine, a slab of 64 columns at a
-// time from two places of 8 KB in turn: lines of 128 bytes, swizzled as in tile/operand.cuh.
+// A warpgroup's tile of 64 x BN as bf16, on its way through shared memory and the copy engine, a slab of columns at a time
+// from two places in turn: lines of 128 or 64 bytes, swizzled as the copy engine does.
 template <int BN> struct Staged {
-    static constexpr int SLABS = BN / 64;
-    static constexpr int ELEMENTS = 2 * 64 * 64;
+    static constexpr int WIDTH = BN % 64 == 0 ? 64 : 32;  // of a slab
+    static constexpr int SLABS = BN / WIDTH;
+    static constexpr int PAIRS = WIDTH / 4;  // a thread, of a slab
+    static constexpr int PLACE = 64 * WIDTH, ELEMENTS = 2 * PLACE;
+    using Swizzled = SwizzledTile<WIDTH / 8>;
 
     bf16* places;
     uint32_t barrier;  // a named barrier of the warpgroup's own
     uint32_t pairs[BN / 4];
-    uint32_t m0 = 0, n0 = 0;
+    uint32_t m0 = 0, n0 = 0, turn = 0;
     bool any = false;
 
     __device__ __forceinline__ Staged(bf16* places, uint32_t barrier) : places(places), barrier(barrier) {}
@@ -42,23 +46,33 @@ template <int BN> struct Staged {
         m0 = row, n0 = column, any = true;
     }
 
-    // Sends a slab of what was taken last, if anything was.
+    // Sends a slab of what was taken last, if anything was, from the place that the slab before did not have.
     __device__ __forceinline__ void store(int slab, const TensorMap* c) {
         if (!any) return;
-        const int thread = threadIdx.x % 128, lane = thread % 32;
-        const int line = thread / 32 * 16 + lane % 16;  // whose address this thread gives
-        bf16* to = places + slab % 2 * 64 * 64;
-        if (thread == 0) tma_store_wait_read<1>();
+        // Not slab % 2: an odd number of slabs would use one place twice in a row, from tile to tile.
+        bf16* to = places + turn * PLACE;
+        turn ^= 1;
+        if (threadIdx.x % 128 == 0) tma_store_wait_read<1>();
         named_barrier(barrier, 128);
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const uint32_t* two = &pairs[slab * 16 + i * 4];
-            stmatrix_x4(to + line * 64 + ((i * 2 + lane / 16) ^ line % 8) * 8, two[0], two[1], two[2], two[3]);
-        }
+        put(slab, to);
         async_proxy_fence();
         named_barrier(barrier, 128);
-        if (thread == 0) {
-            tma_store(c, n0 + slab * 64, m0, to);
+        if (threadIdx.x % 128 == 0) {
+            tma_store(c, n0 + slab * WIDTH, m0, to);
+            tma_store_commit();
+        }
+    }
+
+    // Sends all of it at once, each slab from a place of its own, place(slab).
+    template <class Place> __device__ __forceinline__ void store_all(const TensorMap* c, Place place) {
+        if (!any) return;
+#pragma unroll
+        for (int slab = 0; slab < SLABS; slab++) put(slab, place(slab));
+        async_proxy_fence();
+        named_barrier(barrier, 128);
+        if (threadIdx.x % 128 == 0) {
+#pragma unroll
+            for (int slab = 0; slab < SLABS; slab++) tma_store(c, n0 + slab * WIDTH, m0, place(slab));
             tma_store_commit();
         }
     }
@@ -66,5 +80,16 @@ template <int BN> struct Staged {
     // Shared memory must live until the copy engine has read it.
     __device__ __forceinline__ void finish() {
         if (threadIdx.x % 128 == 0) tma_store_wait_read<0>();
+    }
+
+  private:
+    __device__ __forceinline__ void put(int slab, bf16* to) const {
+        const int lane = threadIdx.x % 32;
+        const int line = threadIdx.x % 128 / 32 * 16 + lane % 16;  // whose address this thread gives
+#pragma unroll
+        for (int i = 0; i < PAIRS; i += 4) {
+            const uint32_t* four = &pairs[slab * PAIRS + i];
+            stmatrix_x4(to + Swizzled::offset(line, i / 2 + lane / 16), four[0], four[1], four[2], four[3]);
+        }
     }
 };

@@ -1,7 +1,7 @@
 //! Launches of `gemm_sm90.cu`.
 
 use super::Layout;
-use super::tiles::{DEPTH, SHARES, Schedule, Tile, choose};
+use super::tiles::{DEPTH, Schedule, Tile, choose};
 use crate::device::{DType, Launch, Tensor, TensorMap};
 use crate::ops::Result;
 use crate::ops::params::GemmSm90Params;
@@ -46,7 +46,7 @@ pub fn gemm_and_more(
     more: &More,
 ) -> Result<Option<Launch>> {
     let (tile, splits) = choose(multiprocessors, [m, n, k + more.k]);
-    if tile.schedule != Schedule::Persistent {
+    if tile.schedule == Schedule::SplitK {
         return Ok(None);
     }
     let launch = launch(multiprocessors, Layout::Nt, [m, n, k], (tile, splits), a, b, c, false)?;
@@ -61,7 +61,7 @@ pub fn with_more(mut launch: Launch, tile: &Tile, [m, n, _]: [usize; 3], more: &
     let a_rows = tile.size[0].min(m.next_multiple_of(8));
     launch
         .tensor_map(offset_of!(GemmSm90Params, more_a), map(more.a, m, a_rows))
-        .tensor_map(offset_of!(GemmSm90Params, more_b), map(more.b, n, tile.size[1] / SHARES))
+        .tensor_map(offset_of!(GemmSm90Params, more_b), map(more.b, n, tile.size[1] / tile.shares()))
 }
 
 /// The launch with this tile and so many parts of k.
@@ -76,8 +76,7 @@ pub fn launch(
     c: &Tensor,
     accumulate: bool,
 ) -> Result<Launch> {
-    let persistent = tile.schedule == Schedule::Persistent;
-    let shares = if persistent { SHARES } else { 1 };
+    let (persistent, shares) = (tile.schedule != Schedule::SplitK, tile.shares());
     let bf16 = c.dtype() == DType::Bf16;
     // The copy engine stores rows of multiples of 16 bytes, and cannot round a sum once.
     let staged = persistent && bf16 && !accumulate && n.is_multiple_of(8) && !*DIRECT_STORES;
@@ -96,7 +95,7 @@ pub fn launch(
     };
     let [down, across] = tile.grid(m, n);
     let (blocks, cluster) = if persistent {
-        ((multiprocessors / SHARES).min(down.div_ceil(SHARES) * across) * SHARES, SHARES)
+        ((multiprocessors / shares).min(down.div_ceil(shares) * across) * shares, shares)
     } else {
         (down * across * splits, splits)
     };
@@ -113,7 +112,7 @@ pub fn launch(
             .tensor_map(offset_of!(GemmSm90Params, a), map(a, a_block)?)
             .tensor_map(offset_of!(GemmSm90Params, b), map(b, b_block)?);
     if staged {
-        launch = launch.tensor_map(offset_of!(GemmSm90Params, c_map), map(c, [64, SLAB])?);
+        launch = launch.tensor_map(offset_of!(GemmSm90Params, c_map), map(c, [64, tile.slab()])?);
     }
     Ok(launch)
 }
@@ -135,5 +134,5 @@ fn kernel(layout: Layout, bf16: bool, tile: &str) -> &'static str {
             }
         };
     }
-    names!("256", "192", "128", "64", "128x128", "128x64", "64x128", "64x64")
+    names!("256", "224", "192", "128", "64x128", "64x64", "split_64x128", "split_64x64")
 }

@@ -11,15 +11,15 @@ const ELEMENT: usize = 2;
 pub const SHARES: usize = 2;
 /// Most parts of k, which are the blocks of a cluster; eight run on every card.
 const MOST_SPLITS: usize = 8;
-/// Places for the results that a persistent kernel is sending: two of 64x64 for each of two warpgroups.
-const STAGING_BYTES: usize = 2 * 2 * 64 * 64 * ELEMENT;
 
 /// How the blocks of a kernel share the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Schedule {
     /// One block a multiprocessor, which takes tile after tile; pairs of blocks share a tile of b.
-    Persistent,
-    /// The blocks of a cluster share a tile, each with a part of k.
+    Pairs,
+    /// The same without sharing.
+    Single,
+    /// A block a tile, or the blocks of a cluster, each with a part of k.
     SplitK,
 }
 
@@ -38,35 +38,39 @@ pub struct Tile {
     step: f64,
     /// Microseconds that a tile takes beside its steps.
     finish: f64,
-    /// Blocks a multiprocessor.
-    blocks: usize,
 }
 
-const fn persistent(name: &'static str, columns: usize, stages: usize, step: f64, finish: f64) -> Tile {
-    Tile { name, schedule: Schedule::Persistent, size: [128, columns], stages, step, finish, blocks: 1 }
-}
-
-const fn split(name: &'static str, size: [usize; 2], stages: usize, step: f64, blocks: usize) -> Tile {
-    Tile { name, schedule: Schedule::SplitK, size, stages, step, finish: 0.0, blocks }
+const fn tile(name: &'static str, schedule: Schedule, size: [usize; 2], stages: usize, step: f64, finish: f64) -> Tile {
+    Tile { name, schedule, size, stages, step, finish }
 }
 
 /// All of them.
 pub const TILES: [Tile; 8] = [
-    persistent("256", 256, 4, 0.666, 1.5),
-    persistent("192", 192, 4, 0.499, 1.5),
-    persistent("128", 128, 6, 0.362, 1.5),
-    persistent("64", 64, 8, 0.257, 1.5),
-    split("128x128", [128, 128], 3, 0.56, 2),
-    split("128x64", [128, 64], 4, 0.31, 2),
-    split("64x128", [64, 128], 4, 0.30, 2),
-    split("64x64", [64, 64], 4, 0.24, 3),
+    tile("256", Schedule::Pairs, [128, 256], 4, 0.632, 2.5),
+    tile("224", Schedule::Pairs, [128, 224], 4, 0.575, 2.0),
+    tile("192", Schedule::Pairs, [128, 192], 4, 0.478, 2.2),
+    tile("128", Schedule::Pairs, [128, 128], 6, 0.362, 1.5),
+    tile("64x128", Schedule::Single, [64, 128], 8, 0.24, 0.8),
+    tile("64x64", Schedule::Single, [64, 64], 12, 0.146, 0.1),
+    tile("split_64x128", Schedule::SplitK, [64, 128], 8, 0.203, 0.7),
+    tile("split_64x64", Schedule::SplitK, [64, 64], 8, 0.136, 0.7),
 ];
 
 impl Tile {
     /// Threads a block: those that compute, 64 rows a warpgroup, and a warpgroup or a warp that loads.
     pub fn threads(&self) -> u32 {
-        let loader = if self.schedule == Schedule::Persistent { 128 } else { 32 };
+        let loader = if self.schedule == Schedule::SplitK { 32 } else { 128 };
         (self.size[0] / 64 * 128 + loader) as u32
+    }
+
+    /// Blocks that share a tile of b.
+    pub fn shares(&self) -> usize {
+        if self.schedule == Schedule::Pairs { SHARES } else { 1 }
+    }
+
+    /// Columns of c that leave at a time through the copy engine.
+    pub fn slab(&self) -> usize {
+        if self.size[1].is_multiple_of(64) { 64 } else { 32 }
     }
 
     /// Microseconds of a step of [`DEPTH`].
@@ -74,10 +78,15 @@ impl Tile {
         self.step
     }
 
-    /// Dynamic shared memory, bytes.
+    /// Dynamic shared memory, bytes: the ring, where rows of b that run along n come by 64; and the places of results that
+    /// leave, two for each warpgroup, or of the sums of all parts.
     pub fn shared_bytes(&self) -> u32 {
-        let staging = if self.schedule == Schedule::Persistent { STAGING_BYTES } else { 0 };
-        (self.stages * (self.size[0] + self.size[1]) * DEPTH * ELEMENT + staging) as u32
+        let [m, n] = self.size;
+        let results = match self.schedule {
+            Schedule::SplitK => m * n * size_of::<f32>(),
+            _ => 2 * m * self.slab() * ELEMENT,
+        };
+        (self.stages * (m + n.next_multiple_of(64)) * DEPTH * ELEMENT + results) as u32
     }
 
     /// Tiles down and across c.
@@ -88,53 +97,40 @@ impl Tile {
     /// The numbers of parts that it can take a product's k in.
     pub fn splits(&self, k: usize) -> Vec<usize> {
         match self.schedule {
-            Schedule::Persistent => vec![1],
             Schedule::SplitK => [1, 2, 4, MOST_SPLITS].into_iter().filter(|&s| s <= k.div_ceil(DEPTH)).collect(),
+            _ => vec![1],
         }
     }
 
-    /// Microseconds of a product. The constants are a fit to 600 measurements; over the 108 products they cover, the
-    /// tile of the least modelled time takes 1 % longer than the fastest on average, 15 % at worst.
+    /// Microseconds of a product.
     fn time(&self, multiprocessors: usize, [m, n, k]: [usize; 3], splits: usize) -> f64 {
-        const START: f64 = 5.77;
+        const START: f64 = 4.03;
+        const BYTES: f64 = 3.38e6;
+        // Few blocks have too few bytes under way.
+        const LATENCY_BLOCKS: f64 = 6.5;
         let [down, across] = self.grid(m, n);
-        let steps = k.div_ceil(DEPTH);
+        let shares = self.shares();
+        let blocks = down.div_ceil(shares) * shares * across * splits;
+        // Clusters of four and eight do not find a place on every multiprocessor: of 132, 120 had one.
+        let places = if splits > 2 { multiprocessors * 10 / 11 } else { multiprocessors / shares * shares };
+        let steps = k.div_ceil(DEPTH).div_ceil(splits);
+        let computed = blocks.div_ceil(places) as f64 * (steps as f64 * self.step + self.finish);
         let moved = ((m * k + n * k + m * n) * ELEMENT) as f64;
-        match self.schedule {
-            Schedule::Persistent => {
-                const BYTES: f64 = 2.9e6;
-                let waves = (down.div_ceil(SHARES) * across).div_ceil(multiprocessors / SHARES);
-                let computed = waves as f64 * (steps as f64 * self.step + self.finish);
-                START + computed.max(moved / BYTES)
-            }
-            Schedule::SplitK => {
-                // Few blocks have too few bytes under way; blocks beside each other take from each other's time.
-                const BYTES: f64 = 4.06e6;
-                const LATENCY_BLOCKS: f64 = 27.9;
-                const L2_BYTES: f64 = 8.12e6;
-                const SHARE: f64 = 1.19;
-                const FINISH: f64 = 1.67;
-                const WAVE: f64 = 3.0;
-                const ADD: f64 = 0.2;
-                let blocks = down * across * splits;
-                let at_once = multiprocessors * self.blocks;
-                let [waves, beside] = [at_once, multiprocessors].map(|most| blocks.div_ceil(most));
-                let rows = self.size[0].min(m);
-                let from_memory = moved / BYTES * (1.0 + LATENCY_BLOCKS / blocks.min(at_once) as f64);
-                let from_l2 = (down * across * steps * (rows + self.size[1]) * DEPTH * ELEMENT) as f64 / L2_BYTES;
-                let turns = (waves as f64).max(SHARE * beside.min(self.blocks * waves) as f64);
-                let computed = turns * steps.div_ceil(splits) as f64 * self.step + (waves - 1) as f64 * WAVE;
-                let tile = (rows * self.size[1].min(n)) as f64 / 4096.0;
-                let added = if splits > 1 { ADD * (splits * beside) as f64 * tile } else { 0.0 };
-                START + FINISH + added + from_memory.max(from_l2).max(computed)
-            }
-        }
+        let from_memory = moved / BYTES * (1.0 + LATENCY_BLOCKS / blocks.min(places) as f64);
+        let added = if splits > 1 { 1.0 } else { 0.0 };
+        START + computed.max(from_memory) + added
     }
 }
 
 /// The tile for a product and in how many parts of k.
 pub fn choose(multiprocessors: usize, sizes: [usize; 3]) -> (&'static Tile, usize) {
-    let candidates = TILES.iter().flat_map(|tile| tile.splits(sizes[2]).into_iter().map(move |s| (tile, s)));
+    choose_of(multiprocessors, sizes, |_| true)
+}
+
+/// The same of some tiles, of which there is one for any product.
+pub fn choose_of(multiprocessors: usize, sizes: [usize; 3], some: impl Fn(&Tile) -> bool) -> (&'static Tile, usize) {
+    let tiles = TILES.iter().filter(|tile| some(tile));
+    let candidates = tiles.flat_map(|tile| tile.splits(sizes[2]).into_iter().map(move |s| (tile, s)));
     let time = |(tile, splits): &(&Tile, usize)| tile.time(multiprocessors, sizes, *splits);
     candidates.min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or((&TILES[0], 1))
 }

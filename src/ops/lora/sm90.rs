@@ -6,7 +6,7 @@ use crate::device::{DType, Gpu, Launch, Tensor, TensorMap};
 use crate::ops::Result;
 use crate::ops::gemm::Layout;
 use crate::ops::gemm::sm90::{DIRECT_STORES, More, launch, with_more};
-use crate::ops::gemm::tiles::{DEPTH, SHARES, Schedule, Tile, choose};
+use crate::ops::gemm::tiles::{DEPTH, SHARES, Schedule, Tile, choose_of};
 use crate::ops::params::{GemmSm90Params, LoraSideParams, LoraSidesParams, LoraSm90Params};
 use std::mem::offset_of;
 
@@ -40,9 +40,10 @@ impl Adapted {
     pub fn choose(multiprocessors: usize, sizes: [usize; 3], factors: &Factors) -> Option<Adapted> {
         let ([m, n, k], rank) = (sizes, factors.a.rows());
         let ranks = RANKS.into_iter().find(|&ranks| rank <= ranks)?;
-        let (tile, _) = choose(multiprocessors, [m, n, k + width(rank)]);
+        // Its kernels have no tile of 224 columns.
+        let (tile, _) = choose_of(multiprocessors, [m, n, k + width(rank)], |tile| tile.name != "224");
         let dropout = factors.dropout.is_some_and(|dropout| dropout.probability > 0.0);
-        if dropout || tile.schedule != Schedule::Persistent || *DIRECT_STORES || m < ROWS {
+        if dropout || tile.schedule != Schedule::Pairs || *DIRECT_STORES || m < ROWS {
             return None;
         }
         let kernel = match (tile.name, ranks) {
