@@ -1,7 +1,8 @@
 // What every kernel file includes first: the parameter structs, bf16, and the shape of a kernel.
 //
 // KERNEL(name, Params, threads[, blocks]) { ... p.field ... } defines `name` for blocks of at most `threads` threads
-// (at least `blocks` of them on a multiprocessor), with its one by-value argument `p`.
+// (at least `blocks` of them on a multiprocessor), with its one by-value argument `p`. Its blocks may be started before the
+// launch before has ended, and wait for that first of all: so no kernel need know what comes before or after it.
 // DYNAMIC_SHARED(T, name) is a pointer to the launch's dynamic shared memory, aligned to 1024 bytes.
 // The emulator in tests/emulator/ gives both macros other bodies, so that the same source runs on the CPU.
 #pragma once
@@ -12,8 +13,21 @@
 #include "emulator.h"
 #else
 #include <cuda_bf16.h>
-#define KERNEL(name, Params, ...) \
-    extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const __grid_constant__ Params p)
+// Waits until the launch before has ended and what it wrote is seen; then the next one may be started in the room that is
+// left, once all blocks of this one are. Only Hopper's machine code has the instructions: device/cuda.rs asks for overlap
+// there alone.
+__device__ __forceinline__ void wait_for_launch() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;\ngriddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+#define KERNEL(name, Params, ...)                                                                      \
+    static __device__ __forceinline__ void name##_body(const Params& p);                               \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const __grid_constant__ Params p) { \
+        wait_for_launch();                                                                             \
+        name##_body(p);                                                                                \
+    }                                                                                                  \
+    static __device__ __forceinline__ void name##_body(const Params& p)
 #define DYNAMIC_SHARED(T, name)                                          \
     extern __shared__ __align__(1024) unsigned char dynamic_shared_[];   \
     T* name = reinterpret_cast<T*>(dynamic_shared_)

@@ -8,7 +8,6 @@
 #include "kernel.cuh"
 #include "ptx/cluster.cuh"
 #include "ptx/flag.cuh"
-#include "ptx/grid.cuh"
 #include "ptx/warpgroup.cuh"
 #include "tile/mainloop.cuh"
 #include "tile/results.cuh"
@@ -115,11 +114,9 @@ template <int BN, int STAGES, int FACTORS, bool SPLIT> struct Adapted {
         if (consumer < 0) {
             fewer_registers<40>();
             if (threadIdx.x == 0) {
-                if (cluster < p.takers) wait_for_launch();
                 each_part([&](uint32_t m0) { load_factor(m0, stages, rank); });
                 each_tile([&](uint32_t m0, uint32_t n0) {
                     loop.load(at, g, &g.a, &g.b, m0, n0, 0, steps, rank);
-                    wait_for_launch();
                     wait_for_rows(m0);
                     loop.load(at, g, &g.more_a, &g.more_b, m0, n0, 0, g.more, rank);
                 });
@@ -159,7 +156,6 @@ template <int BN, int STAGES, int FACTORS, bool SPLIT> struct Adapted {
 // Makes both factors sides of a product: a of one or two matrices, eight elements a thread; behind them b, one a thread; and
 // clears the counters.
 KERNEL(lora_sides, LoraSidesParams, 256) {
-    launch_dependents();
     uint32_t i = blockIdx.x * 256 + threadIdx.x;
     const uint32_t eights = p.k / 8, of_a = p.ranks * eights, of_b = p.b.rows * p.b.rank;
     if (i < of_a) {

@@ -15,6 +15,9 @@ include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 /// Shared memory a block may use without asking, bytes: what its kernel declares and what its launch adds.
 const DEFAULT_SHARED_BYTES: u32 = 48 << 10;
 
+/// The compute capability that has machine code of its own in this binary, with what only Hopper has.
+const HOPPER: u32 = 90;
+
 /// True if this binary holds CUDA kernels.
 pub fn has_kernels() -> bool {
     !FATBINS.is_empty()
@@ -215,6 +218,11 @@ impl Driver {
         self.held.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    /// Whether the kernels that this device runs wait for what was launched before them: those compiled for it do.
+    fn overlaps(&self) -> bool {
+        self.capability == HOPPER
+    }
+
     fn bind(&self) -> Result<(), DeviceError> {
         self.stream.context().bind_to_thread().map_err(|e| failed("cuCtxSetCurrent", e))
     }
@@ -349,6 +357,14 @@ fn cluster_attribute(blocks: u32) -> sys::CUlaunchAttribute {
     sys::CUlaunchAttribute { id, pad: [0; 4], value }
 }
 
+/// Lets a kernel start before the one before it has ended: it waits for that itself (`kernel.cuh`).
+fn overlap_attribute() -> sys::CUlaunchAttribute {
+    let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
+    value.programmaticStreamSerializationAllowed = 1;
+    sys::CUlaunchAttribute { id, pad: [0; 4], value }
+}
+
 impl Executor for Driver {
     fn name(&self) -> &str {
         &self.name
@@ -478,7 +494,9 @@ impl Executor for Driver {
             return builder.kernel(function.handle, launch, argument);
         }
         let mut arguments = [argument];
-        let mut attributes = [cluster_attribute(launch.cluster)];
+        let cluster = (launch.cluster > 1).then(|| cluster_attribute(launch.cluster));
+        let overlap = self.overlaps().then(overlap_attribute);
+        let mut attributes: Vec<_> = cluster.into_iter().chain(overlap).collect();
         let config = sys::CUlaunchConfig {
             gridDimX: gx,
             gridDimY: gy,
@@ -489,7 +507,7 @@ impl Executor for Driver {
             sharedMemBytes: launch.shared_bytes,
             hStream: self.stream.cu_stream(),
             attrs: attributes.as_mut_ptr(),
-            numAttrs: u32::from(launch.cluster > 1),
+            numAttrs: attributes.len() as u32,
         };
         // SAFETY: the one argument is the struct the kernel takes (made by bindgen from the same header), and
         // the op that made the launch has checked every shape behind its addresses.
@@ -548,7 +566,7 @@ impl Executor for Driver {
         work: &mut dyn FnMut() -> Result<(), DeviceError>,
     ) -> Result<Option<Box<dyn Recording>>, DeviceError> {
         self.bind()?;
-        *self.recording() = Some(Builder::new(&self.stream)?);
+        *self.recording() = Some(Builder::new(&self.stream, self.overlaps())?);
         let done = work();
         let recorded = self.recording().take();
         done?;

@@ -12,32 +12,50 @@ use std::sync::Arc;
 /// A graph whose nodes run one after another, being put together.
 pub(super) struct Builder {
     graph: sys::CUgraph,
-    last: Option<sys::CUgraphNode>,
+    last: Option<Node>,
     stream: Arc<CudaStream>,
+    /// Whether kernels wait for the kernel before them by themselves, and so may start earlier.
+    overlaps: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Node {
+    handle: sys::CUgraphNode,
+    is_kernel: bool,
 }
 // SAFETY: graphs and nodes are handles that any thread may use, one at a time.
 unsafe impl Send for Builder {}
 
 impl Builder {
     /// An empty one, for a stream whose context is current.
-    pub(super) fn new(stream: &Arc<CudaStream>) -> Result<Builder, DeviceError> {
+    pub(super) fn new(stream: &Arc<CudaStream>, overlaps: bool) -> Result<Builder, DeviceError> {
         let mut graph = null_mut();
         // SAFETY: writes one handle.
         unsafe { sys::cuGraphCreate(&mut graph, 0) }.result().map_err(|e| failed("cuGraphCreate", e))?;
-        Ok(Builder { graph, last: None, stream: stream.clone() })
+        Ok(Builder { graph, last: None, stream: stream.clone(), overlaps })
     }
 
-    /// Adds what `add` makes of the graph and the nodes that come before: their array, and its length.
+    /// Adds what `add` makes of the graph, behind the last node.
     fn node(
         &mut self,
         call: &str,
-        add: impl FnOnce(*mut sys::CUgraphNode, sys::CUgraph, *const sys::CUgraphNode, usize) -> sys::CUresult,
+        is_kernel: bool,
+        add: impl FnOnce(*mut sys::CUgraphNode, sys::CUgraph) -> sys::CUresult,
     ) -> Result<sys::CUgraphNode, DeviceError> {
-        let mut node = null_mut();
-        let before = self.last.as_ref().map_or(null(), |last| last as *const _);
-        add(&mut node, self.graph, before, usize::from(self.last.is_some())).result().map_err(|e| failed(call, e))?;
-        self.last = Some(node);
-        Ok(node)
+        let mut handle = null_mut();
+        add(&mut handle, self.graph).result().map_err(|e| failed(call, e))?;
+        if let Some(last) = self.last {
+            let edge = match self.overlaps && is_kernel && last.is_kernel {
+                true => programmatic(),
+                false => sys::CUgraphEdgeData { from_port: 0, to_port: 0, type_: 0, reserved: [0; 5] },
+            };
+            // SAFETY: both nodes are of this graph; the arrays are of one element, as the count says.
+            unsafe { sys::cuGraphAddDependencies_v2(self.graph, &last.handle, &handle, &edge, 1) }
+                .result()
+                .map_err(|e| failed("cuGraphAddDependencies", e))?;
+        }
+        self.last = Some(Node { handle, is_kernel });
+        Ok(handle)
     }
 
     /// Adds a launch; `argument` is the kernel's struct.
@@ -63,8 +81,8 @@ impl Builder {
             ctx: null_mut(),
         };
         // SAFETY: the handles are alive; the driver copies the argument, which is the struct that the kernel takes.
-        let node = self.node(launch.kernel, |node, graph, before, count| unsafe {
-            sys::cuGraphAddKernelNode_v2(node, graph, before, count, &params)
+        let node = self.node(launch.kernel, true, |node, graph| unsafe {
+            sys::cuGraphAddKernelNode_v2(node, graph, null(), 0, &params)
         })?;
         if launch.cluster > 1 {
             let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
@@ -91,8 +109,8 @@ impl Builder {
         };
         let context = self.stream.context().cu_ctx();
         // SAFETY: the caller owns the range.
-        self.node("a fill in a graph", |node, graph, before, count| unsafe {
-            sys::cuGraphAddMemsetNode(node, graph, before, count, &params, context)
+        self.node("a fill in a graph", false, |node, graph| unsafe {
+            sys::cuGraphAddMemsetNode(node, graph, null(), 0, &params, context)
         })
         .map(|_| ())
     }
@@ -132,8 +150,8 @@ impl Builder {
         };
         let context = self.stream.context().cu_ctx();
         // SAFETY: the caller owns both ranges.
-        self.node("a copy in a graph", |node, graph, before, count| unsafe {
-            sys::cuGraphAddMemcpyNode(node, graph, before, count, &params, context)
+        self.node("a copy in a graph", false, |node, graph| unsafe {
+            sys::cuGraphAddMemcpyNode(node, graph, null(), 0, &params, context)
         })
         .map(|_| ())
     }
@@ -146,6 +164,16 @@ impl Builder {
             .result()
             .map_err(|e| failed("cuGraphInstantiate", e))?;
         Ok(Graph { executable, stream: self.stream.clone() })
+    }
+}
+
+/// An edge on which a kernel may start as soon as all blocks of the one before let it (`wait_for_launch` in `kernel.cuh`).
+fn programmatic() -> sys::CUgraphEdgeData {
+    sys::CUgraphEdgeData {
+        from_port: sys::CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC as u8,
+        to_port: 0,
+        type_: sys::CUgraphDependencyType::CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC as u8,
+        reserved: [0; 5],
     }
 }
 

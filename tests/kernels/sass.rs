@@ -93,3 +93,21 @@ fn products_run_on_tensor_cores_and_copies_are_wide() {
         }
     }
 }
+
+/// Kernels may start before the launch before them has ended (`wait_for_launch`), so none may touch global memory before
+/// it has waited.
+#[test]
+fn kernels_wait_before_they_touch_memory() {
+    let touches = ["LDG", "STG", "LDGSTS", "ATOMG", "RED.", "REDG", "UTMALDG", "UTMASTG", "UTMAREDG", "UBLKCP", "UBLKRED", " LD.", " ST."];
+    for (stem, sass) in dump("-sass") {
+        for cubin in sass.split("arch = ").skip(1).filter(|cubin| cubin.starts_with("sm_90")) {
+            for kernel in cubin.split("Function : ").skip(1) {
+                let name = kernel.lines().next().unwrap_or_default().trim();
+                let waits = kernel.find("ACQBULK").unwrap_or_else(|| panic!("{stem}.cu, {name} never waits"));
+                let before = &kernel[..waits];
+                let early = before.lines().find(|line| touches.iter().any(|instruction| line.contains(instruction)));
+                assert!(early.is_none(), "{stem}.cu, {name} does not wait before {early:?}");
+            }
+        }
+    }
+}
