@@ -6,9 +6,8 @@
 // shared memory, so that a lane's sums belong to twice eight neighbours of two rows, whose weights and moments it reads and
 // writes in vectors. Warps share x and meet only where it changes.
 //
-// A block of threads has neighbouring tiles, row by row of a band of strips, whose part of x it keeps, and on at the top of the
-// next band; its warps take them in turn. So what is read at about the same time lies side by side in memory: a tile's own
-// rows are pieces of 128 bytes of moments, by which memory is not as fast as by kilobytes.
+// A block of threads has neighbouring tiles, down a strip of columns and on at the top of the next one; its warps take them in
+// turn, each with its next tile's weights and moments on their way.
 #include "kernel.cuh"
 #include "ptx/cp_async.cuh"
 #include "ptx/mma.cuh"
@@ -16,10 +15,11 @@
 
 constexpr int WARPS = KIUNGO_ADAMW_LINEAR_WARPS, THREADS = WARPS * 32;
 constexpr int ROWS = KIUNGO_ADAMW_LINEAR_ROWS, COLUMNS = KIUNGO_ADAMW_BLOCK;
-constexpr int PITCH = COLUMNS + 8;  // of a line of x: the eight lines that ldmatrix reads at once lie on different banks
+constexpr int STRIPS = 2;  // whose part of x a block has at once
+// Of a line of x: the eight lines that ldmatrix reads at once lie on different banks.
+constexpr int PITCH = COLUMNS + 8;
 static_assert(ROWS == 8 && COLUMNS == 128, "a lane has 16 columns of two rows");
-static_assert(KIUNGO_ADAMW_LINEAR_STRIP == PITCH * sizeof(bf16), "params.h");
-static_assert(KIUNGO_ADAMW_LINEAR_DY == 2 * WARPS * ROWS * sizeof(bf16), "params.h");
+static_assert(KIUNGO_ADAMW_LINEAR_TOKEN == (STRIPS * PITCH + 2 * WARPS * ROWS) * sizeof(bf16), "params.h");
 
 // The operands in shared memory: strips of x [depth, PITCH], then for each warp two tiles of dy [depth, 8]; lines beyond the
 // tokens are zeros.
@@ -30,7 +30,7 @@ struct Operands {
 
     __device__ __forceinline__ bf16* x(uint32_t strip) const { return shared + strip * depth * PITCH; }
     __device__ __forceinline__ bf16* dy(uint32_t which) const {
-        return shared + depth * (p.strips * PITCH + (threadIdx.x / 32 * 2 + which) * ROWS);
+        return shared + depth * (STRIPS * PITCH + (threadIdx.x / 32 * 2 + which) * ROWS);
     }
 
     // Strips first..first + count, by the whole block. Column 64 s + 8 g + i goes to 16 i + 8 s + g.
@@ -43,8 +43,8 @@ struct Operands {
 #pragma unroll
             for (uint32_t k = 0; k < BATCH; k++) {
                 const uint32_t i = at + k * THREADS, line = i / CHUNKS % depth, strip = first + i / CHUNKS / depth;
-                const bf16* from = reinterpret_cast<const bf16*>(p.x) + (size_t)line * p.inputs + strip * COLUMNS + i % CHUNKS * 8;
-                eights[k] = i < all && line < p.tokens ? load_16(from) : uint4{};
+                const bf16* from = reinterpret_cast<const bf16*>(p.x) + (size_t)line * p.inputs + strip * COLUMNS;
+                eights[k] = i < all && line < p.tokens ? load_16(from + i % CHUNKS * 8) : uint4{};
             }
 #pragma unroll
             for (uint32_t k = 0; k < BATCH; k++) {
@@ -63,7 +63,7 @@ struct Operands {
 #pragma unroll 1
         for (uint32_t line = threadIdx.x % 32; line < depth; line += 32) {
             const bool inside = line < p.tokens;
-            cp_async_16_cached(dy(which) + line * ROWS, from + (inside ? (size_t)line * p.outputs : 0), inside ? 16 : 0);
+            cp_async_16(dy(which) + line * ROWS, from + (inside ? (size_t)line * p.outputs : 0), inside ? 16 : 0);
         }
         cp_async_commit();
     }
@@ -90,46 +90,58 @@ struct Operands {
     }
 };
 
-// A band of strips of columns, and how far in it a warp's next tile lies: tiles go row by row.
-struct Band {
-    uint32_t first, strips, down, across;
-
-    __device__ __forceinline__ Band(uint32_t first, uint32_t strips)
-        : first(first), strips(strips), down(WARPS / strips), across(WARPS % strips) {}
-};
-
-// A warp's tile in a band.
+// A warp's tile.
 struct Place {
     uint32_t strip, row;
 
-    __device__ __forceinline__ Place(const Band& band, uint32_t tile) : strip(tile % band.strips), row(tile / band.strips) {}
-    __device__ __forceinline__ void advance(const Band& band) {
-        strip += band.across, row += band.down;
-        if (strip >= band.strips) strip -= band.strips, row++;
+    // So many tiles further down, and on in the next strip.
+    __device__ __forceinline__ void advance(uint32_t height, uint32_t by) {
+        for (row += by; row >= height; row -= height) strip++;
     }
 };
 
-// begin(band, this warp's first place, whether there is one), then visit(operands, band, place, tiles from there on that the
-// block has), for each band.
+// begin(this warp's first place, whether there is one), then visit(operands, first strip, place, tiles from there on that the
+// block has), for every few strips.
 template <class Begin, class Visit>
-__device__ __forceinline__ void each_band(const AdamwLinearParams& p, bf16* shared, Begin begin, Visit visit) {
+__device__ __forceinline__ void each_strips(const AdamwLinearParams& p, bf16* shared, Begin begin, Visit visit) {
     const Operands operands{p, shared, (p.tokens + 31) / 32 * 32};
-    const uint32_t height = p.outputs / ROWS, width = p.inputs / COLUMNS, warp = threadIdx.x / 32;
-    const uint64_t tiles = (uint64_t)height * width;
+    const uint32_t height = p.outputs / ROWS, warp = threadIdx.x / 32;
+    const uint64_t tiles = (uint64_t)height * (p.inputs / COLUMNS);
     const uint32_t last = (uint32_t)(tiles * (blockIdx.x + 1) / gridDim.x);
     for (uint32_t tile = (uint32_t)(tiles * blockIdx.x / gridDim.x); tile < last;) {
-        const uint32_t above = tile / (p.strips * height) * p.strips;
-        const Band band(above, min(p.strips, width - above));
-        const uint32_t end = min(last, (above + band.strips) * height);
-        const Place place(band, tile - above * height + warp);
+        const uint32_t strip = tile / height;
+        const uint32_t end = (uint32_t)min((uint64_t)last, (uint64_t)(strip + STRIPS) * height);
+        Place place{strip, tile % height};
+        place.advance(height, warp);
         const bool any = warp < end - tile;
         if (any) operands.copy_dy(place.row, 0);
-        begin(band, place, any);
-        operands.copy_x(band.first, band.strips);
+        begin(place, any);
+        operands.copy_x(strip, (end + height - 1) / height - strip);
+        cp_async_wait<0>();
         __syncthreads();
-        if (any) visit(operands, band, place, end - tile - warp);
+        if (any) visit(operands, strip, place, end - tile - warp);
         __syncthreads();  // all have read the operands
         tile = end;
+    }
+}
+
+// body(place, the next one, whether there is one, gradient) for this warp's tiles, with dy of the next one on its way.
+template <class Body>
+__device__ __forceinline__ void each_tile(const Operands& operands, uint32_t strip, Place place, uint32_t left, Body body) {
+    for (uint32_t which = 0;; which ^= 1) {
+        cp_async_wait<0>();
+        __syncwarp();
+        const Place now = place;
+        const bool more = left > WARPS;
+        if (more) {
+            place.advance(operands.p.outputs / ROWS, WARPS);
+            operands.copy_dy(place.row, which ^ 1);
+        }
+        float sum[8][4] = {};
+        operands.multiply(now.strip - strip, which, sum);
+        body(now, place, more, sum);
+        if (!more) return;
+        left -= WARPS;
     }
 }
 
@@ -137,45 +149,30 @@ template <class W> __device__ __forceinline__ void learn(const AdamwLinearParams
     DYNAMIC_SHARED(bf16, shared);
     const AdamwStep step = adamw_step(p.adamw);
     float squares = 0.0f;
-    const uint32_t lane = threadIdx.x % 32;
-    // Of this lane, in the first of its two rows.
-    const auto first = [&](const Band& band, const Place& place) {
-        return (uint64_t)(place.row * ROWS + lane % 4 * 2) * p.inputs + (band.first + place.strip) * COLUMNS + lane / 4 * 8;
-    };
     Lane<W> next[2];
-    const auto load = [&](int row, const Band& band, const Place& place) {
-        next[row].load(p.adamw, first(band, place) + row * p.inputs, Whole());
+    // Of this lane, in one of its two rows.
+    const auto element = [&](const Place& place, int row) {
+        const uint32_t lane = threadIdx.x % 32;
+        return (uint64_t)(place.row * ROWS + lane % 4 * 2 + row) * p.inputs + place.strip * COLUMNS + lane / 4 * 8;
     };
-    const auto begin = [&](const Band& band, const Place& place, bool any) {
-        if (any) load(0, band, place), load(1, band, place);
+    const auto load = [&](const Place& place, int row) { next[row].load(p.adamw, element(place, row), Whole()); };
+    const auto begin = [&](const Place& place, bool any) {
+        if (any) load(place, 0), load(place, 1);
     };
-    each_band(p, shared, begin, [&](const Operands& operands, const Band& band, Place place, uint32_t left) {
+    each_strips(p, shared, begin, [&](const Operands& operands, uint32_t strip, const Place& place, uint32_t left) {
         if (step.stopped) return;  // asked only now, for the answer comes from memory
         const BlockFactors factors(step);
-        for (uint32_t which = 0;; which ^= 1) {
-            cp_async_wait<0>();
-            __syncwarp();
-            const uint64_t i = first(band, place);
-            const uint32_t strip = place.strip;
-            const bool more = left > WARPS;
-            if (more) {
-                place.advance(band);
-                operands.copy_dy(place.row, which ^ 1);
-            }
-            float sum[8][4] = {};
-            operands.multiply(strip, which, sum);
+        each_tile(operands, strip, place, left, [&](const Place& now, const Place& then, bool more, float (&sum)[8][4]) {
 #pragma unroll
             for (int row = 0; row < 2; row++) {
-                const Lane<W> now = next[row];
-                if (more) load(row, band, place);
+                const Lane<W> lane = next[row];
+                if (more) load(then, row);
                 float g[LANE];
 #pragma unroll
                 for (int j = 0; j < LANE; j++) g[j] = sum[j % 8][j / 8 * 2 + row];
-                update(p.adamw, step, factors, squares, i + row * p.inputs, now, g, Whole());
+                update(p.adamw, step, factors, squares, element(now, row), lane, g, Whole());
             }
-            if (!more) return;
-            left -= WARPS;
-        }
+        });
     });
     add_squares(p.adamw, squares);
 }
@@ -184,24 +181,12 @@ template <class W> __device__ __forceinline__ void learn(const AdamwLinearParams
 __device__ __forceinline__ void measure(const AdamwLinearParams& p) {
     DYNAMIC_SHARED(bf16, shared);
     float squares = 0.0f;
-    const auto begin = [](const Band&, const Place&, bool) {};
-    each_band(p, shared, begin, [&](const Operands& operands, const Band& band, Place place, uint32_t left) {
-        for (uint32_t which = 0;; which ^= 1) {
-            cp_async_wait<0>();
-            __syncwarp();
-            const uint32_t strip = place.strip;
-            const bool more = left > WARPS;
-            if (more) {
-                place.advance(band);
-                operands.copy_dy(place.row, which ^ 1);
-            }
-            float sum[8][4] = {};
-            operands.multiply(strip, which, sum);
+    const auto begin = [](const Place&, bool) {};
+    each_strips(p, shared, begin, [&](const Operands& operands, uint32_t strip, const Place& place, uint32_t left) {
+        each_tile(operands, strip, place, left, [&](const Place&, const Place&, bool, float (&sum)[8][4]) {
 #pragma unroll
             for (int i = 0; i < 32; i++) squares += sum[i / 4][i % 4] * sum[i / 4][i % 4];
-            if (!more) return;
-            left -= WARPS;
-        }
+        });
     });
     add_squares(p.adamw, squares);
 }

@@ -409,7 +409,7 @@ typedef struct AdamwParams {
     uint64_t count;
     uint64_t state;     /* StepState whose factors and step count, or 0: those below */
     uint64_t status;    /* StepStatus, or 0: the gradient as it is */
-    uint64_t m_exponents; /* 8-bit: uint8 [ceil(count / KIUNGO_ADAMW_BLOCK)] */
+    uint64_t m_exponents;  /* 8-bit: uint8 [ceil(count / KIUNGO_ADAMW_BLOCK)] */
     uint64_t v_exponents;
     uint64_t squares;   /* float [gridDim.x], or 0: each block adds the sum of squares of its part of the gradient */
     AdamwFactors factors;
@@ -421,12 +421,11 @@ typedef struct AdamwParams {
     uint32_t unused;
 } AdamwParams;
 
-/* adamw_linear.cu: AdamW with 8-bit moments, its gradient dy^T x; shared memory for each token, which come by 32:
-   KIUNGO_ADAMW_LINEAR_STRIP for each strip of a band, and KIUNGO_ADAMW_LINEAR_DY */
+/* adamw_linear.cu: AdamW with 8-bit moments, its gradient dy^T x; shared memory: KIUNGO_ADAMW_LINEAR_TOKEN for each token,
+   which come by 32 */
 #define KIUNGO_ADAMW_LINEAR_ROWS 8    /* of a tile */
 #define KIUNGO_ADAMW_LINEAR_WARPS 12  /* of a block, a tile each */
-#define KIUNGO_ADAMW_LINEAR_STRIP 272
-#define KIUNGO_ADAMW_LINEAR_DY 384
+#define KIUNGO_ADAMW_LINEAR_TOKEN 928
 typedef struct AdamwLinearParams {
     AdamwParams adamw;  /* without g; count = outputs * inputs */
     uint64_t dy;        /* bf16 [tokens, outputs]; outputs are a multiple of KIUNGO_ADAMW_LINEAR_ROWS */
@@ -434,7 +433,7 @@ typedef struct AdamwLinearParams {
     uint32_t tokens;
     uint32_t outputs;
     uint32_t inputs;
-    uint32_t strips;    /* of KIUNGO_ADAMW_BLOCK columns, of a band */
+    uint32_t unused;
 } AdamwLinearParams;
 
 #define KIUNGO_PAIRS_ROWS 4 /* of a block */

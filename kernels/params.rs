@@ -10,8 +10,7 @@ pub const KIUNGO_POOLING_LAST: u32 = 2;
 pub const KIUNGO_ADAMW_BLOCK: u32 = 128;
 pub const KIUNGO_ADAMW_LINEAR_ROWS: u32 = 8;
 pub const KIUNGO_ADAMW_LINEAR_WARPS: u32 = 12;
-pub const KIUNGO_ADAMW_LINEAR_STRIP: u32 = 272;
-pub const KIUNGO_ADAMW_LINEAR_DY: u32 = 384;
+pub const KIUNGO_ADAMW_LINEAR_TOKEN: u32 = 928;
 pub const KIUNGO_PAIRS_ROWS: u32 = 4;
 pub const KIUNGO_ATTENTION_KEYS: u32 = 128;
 pub const KIUNGO_ATTENTION_PASSING: u32 = 8192;
@@ -477,7 +476,7 @@ pub struct AdamwLinearParams {
     pub tokens: u32,
     pub outputs: u32,
     pub inputs: u32,
-    pub strips: u32,
+    pub unused: u32,
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]

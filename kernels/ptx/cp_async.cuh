@@ -12,16 +12,6 @@ __device__ __forceinline__ void cp_async_16(void* shared, const void* global, ui
 #endif
 }
 
-// The same through the first-level cache, for what other warps read soon.
-__device__ __forceinline__ void cp_async_16_cached(void* shared, const void* global, uint32_t valid) {
-#ifdef KIUNGO_EMULATOR
-    emulator::copy_async(shared, global, 16, valid);
-#else
-    const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(valid) : "memory");
-#endif
-}
-
 // 4 bytes, all of which are read, or none and zeros written. Both addresses aligned to 4.
 __device__ __forceinline__ void cp_async_4(void* shared, const void* global, uint32_t valid) {
 #ifdef KIUNGO_EMULATOR

@@ -24,17 +24,6 @@ __device__ __forceinline__ float sqrt_approx(float x) {
 #endif
 }
 
-// x / y within 2 units in the last place for 2^-126 <= |y| <= 2^126 (PTX ISA, div.approx.ftz).
-__device__ __forceinline__ float divide_approx(float x, float y) {
-#ifdef KIUNGO_EMULATOR
-    return x / y;
-#else
-    float z;
-    asm("div.approx.ftz.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
-    return z;
-#endif
-}
-
 // 1 / x within 1 unit in the last place (PTX ISA, rcp.approx.ftz).
 __device__ __forceinline__ float reciprocal_approx(float x) {
 #ifdef KIUNGO_EMULATOR

@@ -33,7 +33,8 @@ __device__ __forceinline__ void store_8_global(void* address, uint2 value) {
 #ifdef KIUNGO_EMULATOR
     *static_cast<uint2*>(address) = value;
 #else
-    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(address)), "r"(value.x), "r"(value.y) : "memory");
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(address)), "r"(value.x), "r"(value.y)
+                 : "memory");
 #endif
 }
 

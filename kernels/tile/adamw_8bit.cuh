@@ -45,8 +45,8 @@ struct RandomBits {
 
     __device__ __forceinline__ RandomBits(const AdamwParams& p, uint32_t step, uint64_t i) {
         const uint64_t lane = i / KIUNGO_ADAMW_BLOCK * 8 + i % HALF / 8;
-        const uint4 four = philox<7>(make_uint4((uint32_t)lane, (uint32_t)(lane >> 32) | (uint32_t)WEIGHT << 30, p.stream, step),
-                                     make_uint2(p.seed_low, p.seed_high));
+        const uint32_t high = (uint32_t)(lane >> 32) | (uint32_t)WEIGHT << 30;
+        const uint4 four = philox<7>(make_uint4((uint32_t)lane, high, p.stream, step), make_uint2(p.seed_low, p.seed_high));
         words[0] = four.x, words[1] = four.y, words[2] = four.z, words[3] = four.w;
     }
     __device__ __forceinline__ uint32_t sixteen(int j) const {
@@ -80,7 +80,9 @@ template <class W> struct Lane {
     }
 
   private:
-    static __device__ __forceinline__ Packed<W> load_weights(Whole, const W* x, uint64_t i, uint64_t) { return load_packed(x + i); }
+    static __device__ __forceinline__ Packed<W> load_weights(Whole, const W* x, uint64_t i, uint64_t) {
+        return load_packed(x + i);
+    }
     static __device__ __forceinline__ Packed<W> load_weights(Ragged kind, const W* x, uint64_t i, uint64_t count) {
         return load_packed(kind, x, i, count);
     }
@@ -118,7 +120,8 @@ __device__ __forceinline__ float block_of_lanes_max(float x) {
 
 // Stores a lane's weights: as they are, or rounded at random; `old` are those before.
 template <class Kind>
-__device__ __forceinline__ void store_weights(Kind kind, const AdamwParams& p, uint64_t i, const Eight (&w)[2], const Packed<float>*, const RandomBits&) {
+__device__ __forceinline__ void store_weights(Kind kind, const AdamwParams& p, uint64_t i, const Eight (&w)[2],
+                                              const Packed<float>*, const RandomBits&) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         store_all(kind, reinterpret_cast<float*>(p.w), i + half * HALF, p.count, packed<float>(w[half]));
@@ -126,7 +129,8 @@ __device__ __forceinline__ void store_weights(Kind kind, const AdamwParams& p, u
     }
 }
 template <class Kind>
-__device__ __forceinline__ void store_weights(Kind kind, const AdamwParams& p, uint64_t i, const Eight (&w)[2], const Packed<bf16>* old, const RandomBits& random) {
+__device__ __forceinline__ void store_weights(Kind kind, const AdamwParams& p, uint64_t i, const Eight (&w)[2],
+                                              const Packed<bf16>* old, const RandomBits& random) {
     uint32_t any = 0;  // not 0 if one is not finite, as it then was before
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -146,14 +150,15 @@ __device__ __forceinline__ void store_weights(Kind kind, const AdamwParams& p, u
         }
 #pragma unroll
         for (int j = 0; j < 4; j++) pairs[j] = __byte_perm(sums[2 * j], sums[2 * j + 1], 0x7632);
-        store_all(kind, reinterpret_cast<bf16*>(p.w), i + half * HALF, p.count, Packed<bf16>{{make_uint4(pairs[0], pairs[1], pairs[2], pairs[3])}});
+        const Packed<bf16> packed{{make_uint4(pairs[0], pairs[1], pairs[2], pairs[3])}};
+        store_all(kind, reinterpret_cast<bf16*>(p.w), i + half * HALF, p.count, packed);
     }
 }
 
 // A lane's step. `g` is its gradient, `squares` where the sum of its squares goes.
 template <class W, class Kind>
-__device__ __forceinline__ void update(const AdamwParams& p, const AdamwStep& step, const BlockFactors& f, float& squares, uint64_t i,
-                                       const Lane<W>& now, float (&g)[LANE], Kind kind) {
+__device__ __forceinline__ void update(const AdamwParams& p, const AdamwStep& step, const BlockFactors& f, float& squares,
+                                       uint64_t i, const Lane<W>& now, float (&g)[LANE], Kind kind) {
     float sum = 0.0f;
 #pragma unroll
     for (int j = 0; j < LANE; j++) sum += g[j] * g[j];

@@ -128,13 +128,6 @@ template <class T> T __shfl_down_sync(unsigned, T v, unsigned delta) {
     return emulator::shuffle(v, lane + delta < 32 ? lane + delta : lane);
 }
 
-inline unsigned __reduce_max_sync(unsigned mask, unsigned v) {
-    for (unsigned offset = 16; offset; offset /= 2) {
-        const unsigned other = __shfl_xor_sync(mask, v, offset);
-        v = v < other ? other : v;
-    }
-    return v;
-}
 inline unsigned __ballot_sync(unsigned, bool vote) { return emulator::ballot(vote); }
 inline int __ffs(unsigned x) { return __builtin_ffs((int)x); }
 

@@ -5,8 +5,8 @@ use super::{Moments, Rounding, Source};
 use crate::device::{DType, Gpu, Launch, Tensor};
 use crate::ops::Result;
 use crate::ops::params::{
-    AdamwLinearParams, AdamwParams, KIUNGO_ADAMW_BLOCK, KIUNGO_ADAMW_LINEAR_DY, KIUNGO_ADAMW_LINEAR_ROWS,
-    KIUNGO_ADAMW_LINEAR_STRIP, KIUNGO_ADAMW_LINEAR_WARPS,
+    AdamwLinearParams, AdamwParams, KIUNGO_ADAMW_BLOCK, KIUNGO_ADAMW_LINEAR_ROWS, KIUNGO_ADAMW_LINEAR_TOKEN,
+    KIUNGO_ADAMW_LINEAR_WARPS,
 };
 
 const THREADS: u32 = 32 * KIUNGO_ADAMW_LINEAR_WARPS;
@@ -25,22 +25,17 @@ fn shared_memory(capability: u32) -> usize {
     (most - DECLARED) << 10
 }
 
-fn shared_bytes(tokens: usize, strips: u32) -> usize {
-    tokens.next_multiple_of(32) * (strips * KIUNGO_ADAMW_LINEAR_STRIP + KIUNGO_ADAMW_LINEAR_DY) as usize
+fn shared_bytes(tokens: usize) -> usize {
+    tokens.next_multiple_of(32) * KIUNGO_ADAMW_LINEAR_TOKEN as usize
 }
 
-/// Strips of a band: as many as there is room for, up to where more are no faster.
-fn strips(gpu: &Gpu, tokens: usize) -> Option<u32> {
-    [8, 4, 2, 1].into_iter().find(|&strips| shared_bytes(tokens, strips) <= shared_memory(gpu.capability()))
-}
-
-/// Whether there is a kernel for a weight `[out, in]`: columns of whole blocks of moments, and few tokens. There it is the
-/// faster way whatever the shape, for it moves fewer bytes.
+/// Whether there is a kernel for a weight `[out, in]`: columns of whole blocks of moments, and few tokens: 128, or 96 on
+/// cards with 99 KB of shared memory a block. There it is the faster way whatever the shape, for it moves fewer bytes.
 pub fn fits(gpu: &Gpu, tokens: usize, [outputs, inputs]: [usize; 2]) -> bool {
     let [rows, block] = [KIUNGO_ADAMW_LINEAR_ROWS, KIUNGO_ADAMW_BLOCK].map(|n| n as usize);
     let indices = outputs / rows * (inputs / block) <= u32::MAX as usize;
     let shape = outputs > 0 && outputs.is_multiple_of(rows) && inputs > 0 && inputs.is_multiple_of(block) && indices;
-    shape && (1..=MOST_TOKENS).contains(&tokens) && strips(gpu, tokens).is_some()
+    shape && (1..=MOST_TOKENS).contains(&tokens) && shared_bytes(tokens) <= shared_memory(gpu.capability())
 }
 
 /// The same for these tensors.
@@ -74,7 +69,6 @@ pub fn measure(gpu: &Gpu, dy: &Tensor, x: &Tensor, w: &Tensor, squares: &Tensor)
 fn launch(gpu: &Gpu, kernel: &'static str, adamw: AdamwParams, dy: &Tensor, x: &Tensor) -> Result<Launch> {
     let (tokens, outputs, inputs) = (x.rows(), dy.columns(), x.columns());
     let tiles = outputs / KIUNGO_ADAMW_LINEAR_ROWS as usize * (inputs / KIUNGO_ADAMW_BLOCK as usize);
-    let strips = strips(gpu, tokens).unwrap_or(1);
     let params = AdamwLinearParams {
         adamw,
         dy: dy.address()?,
@@ -82,9 +76,8 @@ fn launch(gpu: &Gpu, kernel: &'static str, adamw: AdamwParams, dy: &Tensor, x: &
         tokens: tokens as u32,
         outputs: outputs as u32,
         inputs: inputs as u32,
-        strips,
+        unused: 0,
     };
     let grid = (gpu.multiprocessors() as usize).min(tiles) as u32;
-    let shared = shared_bytes(tokens, strips) as u32;
-    Ok(Launch::new("adamw_linear", kernel, [grid, 1, 1], THREADS, params).shared(shared))
+    Ok(Launch::new("adamw_linear", kernel, [grid, 1, 1], THREADS, params).shared(shared_bytes(tokens) as u32))
 }
