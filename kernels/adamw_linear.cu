@@ -1,157 +1,192 @@
 // AdamW with 8-bit moments on the weight of a linear layer, whose gradient dy^T x is never in memory: 8 bytes a weight cross
 // it where a gradient written and read makes them 12. Few tokens: all of them stand in shared memory at once.
 //
-// A tile is 16 rows of the weight by one block of 256 moments. The 16 warps of a block of threads multiply 16 columns of it
-// each (mma.sync), leave the sums in shared memory, and update a row each, while the next tile's weights and moments are
-// on their way. There are two such places, so that one barrier a tile parts those who write from those who read.
+// A tile is 8 rows of the weight by one block of 128 moments, and a warp has it alone: mma.sync with the columns as rows of
+// its result leaves the gradient in the registers in which the update needs it. Columns of x are permuted when they come to
+// shared memory, so that a lane's sums belong to twice eight neighbours of two rows, whose weights and moments it reads and
+// writes in vectors. Warps share x and meet only where it changes.
 //
-// A block of threads has neighbouring tiles, down a strip of columns, whose part of x it keeps.
+// A block of threads has neighbouring tiles, down a strip of columns and on at the top of the next one; its warps take them in
+// turn, each with its next tile's weights and moments on their way.
 #include "kernel.cuh"
 #include "ptx/cp_async.cuh"
+#include "ptx/mma.cuh"
 #include "tile/adamw_8bit.cuh"
-#include "tile/fragment.cuh"
 
-constexpr int THREADS = 512, ROWS = KIUNGO_ADAMW_LINEAR_ROWS, COLUMNS = KIUNGO_ADAMW_BLOCK;
-static_assert(THREADS / 32 == ROWS && ROWS == 16 && COLUMNS == 16 * ROWS, "a warp has 16 columns of products, then a row");
+constexpr int WARPS = KIUNGO_ADAMW_LINEAR_WARPS, THREADS = WARPS * 32;
+constexpr int ROWS = KIUNGO_ADAMW_LINEAR_ROWS, COLUMNS = KIUNGO_ADAMW_BLOCK;
+constexpr int STRIPS = 2;  // whose part of x a block has at once
+// Of a line of x: the eight lines that ldmatrix reads at once lie on different banks.
+constexpr int PITCH = COLUMNS + 8;
+static_assert(ROWS == 8 && COLUMNS == 128, "a lane has 16 columns of two rows");
+static_assert(KIUNGO_ADAMW_LINEAR_TOKEN == (STRIPS * PITCH + 2 * WARPS * ROWS) * sizeof(bf16), "params.h");
 
-// The gradient of a tile. Rows begin 8 banks apart, and eights whose chunks would fall on the same banks swap theirs.
-struct Gradient {
-    float sums[ROWS][COLUMNS + 8];
-
-    static __device__ __forceinline__ int at(int column) { return column ^ (column / 32 % 2 * 4); }
-    __device__ __forceinline__ Eight eight(int row, int lane) const {
-        const uint4 a = load_16(&sums[row][at(lane * 8)]), b = load_16(&sums[row][at(lane * 8 + 4)]);
-        return unpack(Packed<float>{{a, b}});
-    }
-};
-
-struct __align__(128) Shared {
-    Gradient gradients[2];
-    Tables tables;
-};
-static_assert(sizeof(Shared) == KIUNGO_ADAMW_LINEAR_SHARED && KIUNGO_ADAMW_LINEAR_TOKEN == (COLUMNS + 2 * ROWS) * sizeof(bf16), "params.h");
-
-// The operands in shared memory: x [depth, 256], then two tiles of dy [depth, 16]; lines beyond the tokens are zeros.
+// The operands in shared memory: strips of x [depth, PITCH], then for each warp two tiles of dy [depth, 8]; lines beyond the
+// tokens are zeros.
 struct Operands {
-    using X = SwizzledTile<COLUMNS / 8>;
-    using Dy = SwizzledTile<ROWS / 8>;
     const AdamwLinearParams& p;
-    bf16* x;
-    int depth;
+    bf16* shared;
+    uint32_t depth;
 
-    __device__ __forceinline__ bf16* dy(int which) const { return x + depth * (COLUMNS + which * ROWS); }
-
-    // Chunk `chunk` of line `line` of a tile of a matrix, from column `first` on.
-    template <class Tile>
-    __device__ __forceinline__ void copy(bf16* tile, uint64_t matrix, uint32_t columns, uint32_t first, uint32_t line, uint32_t chunk) const {
-        const uint32_t column = first + chunk * 8;
-        const bool inside = line < p.tokens && column < columns;
-        const bf16* from = reinterpret_cast<const bf16*>(matrix) + (inside ? (size_t)line * columns + column : 0);
-        cp_async_16(tile + Tile::offset(line, chunk), from, inside ? 16 : 0);
+    __device__ __forceinline__ bf16* x(uint32_t strip) const { return shared + strip * depth * PITCH; }
+    __device__ __forceinline__ bf16* dy(uint32_t which) const {
+        return shared + depth * (STRIPS * PITCH + (threadIdx.x / 32 * 2 + which) * ROWS);
     }
-    __device__ __forceinline__ void copy_x(uint32_t strip) const {
-        for (int i = threadIdx.x; i < depth * (COLUMNS / 8); i += THREADS) {
-            copy<X>(x, p.x, p.inputs, strip * COLUMNS, i / (COLUMNS / 8), i % (COLUMNS / 8));
+
+    // Strips first..first + count, by the whole block. Column 64 s + 8 g + i goes to 16 i + 8 s + g.
+    __device__ __forceinline__ void copy_x(uint32_t first, uint32_t count) const {
+        constexpr uint32_t CHUNKS = COLUMNS / 8, BATCH = 4;
+        const uint32_t all = count * depth * CHUNKS;
+#pragma unroll 1
+        for (uint32_t at = threadIdx.x; at < all; at += BATCH * THREADS) {
+            uint4 eights[BATCH];
+#pragma unroll
+            for (uint32_t k = 0; k < BATCH; k++) {
+                const uint32_t i = at + k * THREADS, line = i / CHUNKS % depth, strip = first + i / CHUNKS / depth;
+                const bf16* from = reinterpret_cast<const bf16*>(p.x) + (size_t)line * p.inputs + strip * COLUMNS;
+                eights[k] = i < all && line < p.tokens ? load_16(from + i % CHUNKS * 8) : uint4{};
+            }
+#pragma unroll
+            for (uint32_t k = 0; k < BATCH; k++) {
+                const uint32_t i = at + k * THREADS, chunk = i % CHUNKS;
+                if (i >= all) break;
+                const uint32_t words[4] = {eights[k].x, eights[k].y, eights[k].z, eights[k].w};
+                uint16_t* to = reinterpret_cast<uint16_t*>(shared) + i / CHUNKS * PITCH + chunk / 8 * 8 + chunk % 8;
+#pragma unroll
+                for (int j = 0; j < 8; j++) to[j * 16] = (uint16_t)(words[j / 2] >> j % 2 * 16);
+            }
         }
     }
-    // A chunk a thread: there are fewer tokens than half the threads.
-    __device__ __forceinline__ void copy_dy(uint32_t tile, int which) const {
-        const int line = threadIdx.x / (ROWS / 8);
-        if (line < depth) copy<Dy>(dy(which), p.dy, p.outputs, tile * ROWS, line, threadIdx.x % (ROWS / 8));
+    // By this warp, for itself.
+    __device__ __forceinline__ void copy_dy(uint32_t tile, uint32_t which) const {
+        const bf16* from = reinterpret_cast<const bf16*>(p.dy) + tile * ROWS;
+#pragma unroll 1
+        for (uint32_t line = threadIdx.x % 32; line < depth; line += 32) {
+            const bool inside = line < p.tokens;
+            cp_async_16(dy(which) + line * ROWS, from + (inside ? (size_t)line * p.outputs : 0), inside ? 16 : 0);
+        }
         cp_async_commit();
     }
 
-    // This warp's 16 columns of a tile, as two fragments.
-    __device__ __forceinline__ void multiply(int which, float (&sum)[2][4]) const {
-        const int columns = threadIdx.x / 32 * 16;
-        const bf16 *dy16 = dy(which), *x16 = x;
-#pragma unroll 4
-        for (int k0 = 0; k0 < depth; k0 += 16, dy16 += 16 * ROWS, x16 += 16 * COLUMNS) {
-            uint32_t a[4], b[2][2];
-            fragment_a<Dy, false>(a, dy16, 0, 0);
-            fragment_b<X, false>(b, x16, columns, 0);
-            mma_m16n8k16_bf16(sum[0], a, b[0]);
-            mma_m16n8k16_bf16(sum[1], a, b[1]);
+    // Of columns 8 g + i and 64 + 8 g + i and rows 2 c and 2 c + 1, lane 4 g + c gets sum[i]: first column, both rows; second.
+    __device__ __forceinline__ void multiply(uint32_t strip, uint32_t which, float (&sum)[8][4]) const {
+        const uint32_t lane = threadIdx.x % 32;
+        const bf16 *dy8 = dy(which) + lane * ROWS, *x8 = x(strip) + (lane % 8 + lane / 16 * 8) * PITCH + lane / 8 % 2 * 8;
+#pragma unroll 1
+        for (uint32_t k0 = 0; k0 < depth; k0 += 32, dy8 += 32 * ROWS) {
+            uint32_t rows[4];
+            ldmatrix_x4_trans(rows, dy8);
+#pragma unroll
+            for (int half = 0; half < 2; half++, x8 += 16 * PITCH) {
+                const uint32_t b[2] = {rows[half * 2], rows[half * 2 + 1]};
+#pragma unroll
+                for (int i = 0; i < 8; i++) {
+                    uint32_t a[4];
+                    ldmatrix_x4_trans(a, x8 + i * 16);
+                    mma_m16n8k16_bf16(sum[i], a, b);
+                }
+            }
         }
     }
 };
 
-// visit(operands, strip, begin, end) for the strips of this block of threads, and their tiles begin..end from the top.
-template <class Visit> __device__ __forceinline__ void strips(const AdamwLinearParams& p, bf16* shared, Visit visit) {
-    const Operands operands{p, shared, (int)(p.tokens + 15) / 16 * 16};
-    const uint32_t height = (p.outputs + ROWS - 1) / ROWS;
+// A warp's tile.
+struct Place {
+    uint32_t strip, row;
+
+    // So many tiles further down, and on in the next strip.
+    __device__ __forceinline__ void advance(uint32_t height, uint32_t by) {
+        for (row += by; row >= height; row -= height) strip++;
+    }
+};
+
+// begin(this warp's first place, whether there is one), then visit(operands, first strip, place, tiles from there on that the
+// block has), for every few strips.
+template <class Begin, class Visit>
+__device__ __forceinline__ void each_strips(const AdamwLinearParams& p, bf16* shared, Begin begin, Visit visit) {
+    const Operands operands{p, shared, (p.tokens + 31) / 32 * 32};
+    const uint32_t height = p.outputs / ROWS, warp = threadIdx.x / 32;
     const uint64_t tiles = (uint64_t)height * (p.inputs / COLUMNS);
-    const uint32_t last = tiles * (blockIdx.x + 1) / gridDim.x;
-    for (uint32_t tile = tiles * blockIdx.x / gridDim.x; tile < last;) {
-        const uint32_t strip = tile / height, begin = tile % height, end = min(begin + last - tile, height);
-        operands.copy_x(strip);
-        operands.copy_dy(begin, 0);
+    const uint32_t last = (uint32_t)(tiles * (blockIdx.x + 1) / gridDim.x);
+    for (uint32_t tile = (uint32_t)(tiles * blockIdx.x / gridDim.x); tile < last;) {
+        const uint32_t strip = tile / height;
+        const uint32_t end = (uint32_t)min((uint64_t)last, (uint64_t)(strip + STRIPS) * height);
+        Place place{strip, tile % height};
+        place.advance(height, warp);
+        const bool any = warp < end - tile;
+        if (any) operands.copy_dy(place.row, 0);
+        begin(place, any);
+        operands.copy_x(strip, (end + height - 1) / height - strip);
         cp_async_wait<0>();
         __syncthreads();
-        visit(operands, strip, begin, end);
+        if (any) visit(operands, strip, place, end - tile - warp);
         __syncthreads();  // all have read the operands
-        tile += end - begin;
+        tile = end;
+    }
+}
+
+// body(place, the next one, whether there is one, gradient) for this warp's tiles, with dy of the next one on its way.
+template <class Body>
+__device__ __forceinline__ void each_tile(const Operands& operands, uint32_t strip, Place place, uint32_t left, Body body) {
+    for (uint32_t which = 0;; which ^= 1) {
+        cp_async_wait<0>();
+        __syncwarp();
+        const Place now = place;
+        const bool more = left > WARPS;
+        if (more) {
+            place.advance(operands.p.outputs / ROWS, WARPS);
+            operands.copy_dy(place.row, which ^ 1);
+        }
+        float sum[8][4] = {};
+        operands.multiply(now.strip - strip, which, sum);
+        body(now, place, more, sum);
+        if (!more) return;
+        left -= WARPS;
     }
 }
 
 template <class W> __device__ __forceinline__ void learn(const AdamwLinearParams& p) {
-    DYNAMIC_SHARED(Shared, shared);
+    DYNAMIC_SHARED(bf16, shared);
     const AdamwStep step = adamw_step(p.adamw);
-    if (step.stopped) return;
-    fill(shared->tables, p.adamw);
-    __shared__ float squares[THREADS];
-    squares[threadIdx.x] = 0.0f;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    strips(p, reinterpret_cast<bf16*>(shared + 1), [&](const Operands& operands, uint32_t strip, uint32_t begin, uint32_t end) {
-        const auto multiply = [&](int which) {
-            float sum[2][4] = {};
-            operands.multiply(which, sum);
+    float squares = 0.0f;
+    Lane<W> next[2];
+    // Of this lane, in one of its two rows.
+    const auto element = [&](const Place& place, int row) {
+        const uint32_t lane = threadIdx.x % 32;
+        return (uint64_t)(place.row * ROWS + lane % 4 * 2 + row) * p.inputs + place.strip * COLUMNS + lane / 4 * 8;
+    };
+    const auto load = [&](const Place& place, int row) { next[row].load(p.adamw, element(place, row), Whole()); };
+    const auto begin = [&](const Place& place, bool any) {
+        if (any) load(place, 0), load(place, 1);
+    };
+    each_strips(p, shared, begin, [&](const Operands& operands, uint32_t strip, const Place& place, uint32_t left) {
+        if (step.stopped) return;  // asked only now, for the answer comes from memory
+        const BlockFactors factors(step);
+        each_tile(operands, strip, place, left, [&](const Place& now, const Place& then, bool more, float (&sum)[8][4]) {
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                float* two = &shared->gradients[which].sums[i / 2 * 8 + lane / 4][Gradient::at(warp * 16 + i % 2 * 8 + lane % 4 * 2)];
-                *reinterpret_cast<float2*>(two) = make_float2(sum[i % 2][i / 2 * 2], sum[i % 2][i / 2 * 2 + 1]);
+            for (int row = 0; row < 2; row++) {
+                const Lane<W> lane = next[row];
+                if (more) load(then, row);
+                float g[LANE];
+#pragma unroll
+                for (int j = 0; j < LANE; j++) g[j] = sum[j % 8][j / 8 * 2 + row];
+                update(p.adamw, step, factors, squares, element(now, row), lane, g, Whole());
             }
-        };
-        // This warp's row of a tile, and its block of moments.
-        uint32_t row = begin * ROWS + warp;
-        const uint32_t below = min(end * ROWS, p.outputs), width = p.inputs / COLUMNS;
-        uint64_t block = (uint64_t)row * width + strip;
-        Block<W> now, next = {};
-        if (row < below) next.load(p.adamw, block, Whole());
-        if (begin + 1 < end) operands.copy_dy(begin + 1, 1);
-        multiply(0);
-        for (uint32_t tile = begin; tile < end; tile++, row += ROWS, block += ROWS * width) {
-            const int which = (tile - begin) % 2;
-            cp_async_wait<0>();
-            __syncthreads();  // this tile's gradient and the next one's dy are there; the places of those before are free
-            if (tile + 2 < end) operands.copy_dy(tile + 2, which);
-            now = next;
-            if (row + ROWS < below) next.load(p.adamw, block + ROWS * width, Whole());
-            if (tile + 1 < end) multiply(which ^ 1);
-            if (row < below) {
-                const Eight g = shared->gradients[which].eight(warp, lane);
-                update(p.adamw, step, shared->tables, squares, block, now, g, Whole());
-            }
-        }
+        });
     });
-    add_squares(p.adamw, squares[threadIdx.x]);
+    add_squares(p.adamw, squares);
 }
 
 // The sum of squares of the same gradient, alone.
 __device__ __forceinline__ void measure(const AdamwLinearParams& p) {
     DYNAMIC_SHARED(bf16, shared);
     float squares = 0.0f;
-    strips(p, shared, [&](const Operands& operands, uint32_t, uint32_t begin, uint32_t end) {
-        for (uint32_t tile = begin; tile < end; tile++) {
-            const int which = (tile - begin) % 2;
-            if (tile + 1 < end) operands.copy_dy(tile + 1, which ^ 1);
-            float sum[2][4] = {};
-            operands.multiply(which, sum);
+    const auto begin = [](const Place&, bool) {};
+    each_strips(p, shared, begin, [&](const Operands& operands, uint32_t strip, const Place& place, uint32_t left) {
+        each_tile(operands, strip, place, left, [&](const Place&, const Place&, bool, float (&sum)[8][4]) {
 #pragma unroll
-            for (int i = 0; i < 8; i++) squares += sum[i / 4][i % 4] * sum[i / 4][i % 4];
-            cp_async_wait<0>();
-            __syncthreads();
-        }
+            for (int i = 0; i < 32; i++) squares += sum[i / 4][i % 4] * sum[i / 4][i % 4];
+        });
     });
     add_squares(p.adamw, squares);
 }

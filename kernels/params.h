@@ -410,10 +410,8 @@ typedef struct CosineParams {
     float min_norm;
 } CosineParams;
 
-/* adamw_8bit.cu: elements that share an absmax, and the tables of their moments (src/ops/adamw/maps.rs) */
-#define KIUNGO_ADAMW_BLOCK 256
-#define KIUNGO_ADAMW_FIRST_KEY 13312  /* upper 16 bits of 2^-23 */
-#define KIUNGO_ADAMW_KEYS 2945        /* up to those of 1 */
+/* adamw_8bit.cu: elements whose moments share an exponent (src/ops/adamw/codes.rs) */
+#define KIUNGO_ADAMW_BLOCK 128
 
 /* adamw.cu, 8 elements a thread, and adamw_8bit.cu; the factors are those of adamw::Coefficients */
 typedef struct AdamwParams {
@@ -425,9 +423,8 @@ typedef struct AdamwParams {
     uint64_t count;
     uint64_t state;     /* StepState whose factors and step count, or 0: those below */
     uint64_t status;    /* StepStatus, or 0: the gradient as it is */
-    uint64_t m_absmax;  /* 8-bit: float [ceil(count / 256)] */
-    uint64_t v_absmax;
-    uint64_t tables;    /* 8-bit: float [256] for m, for v; uint32 [KIUNGO_ADAMW_KEYS] for m, for v */
+    uint64_t m_exponents;  /* 8-bit: uint8 [ceil(count / KIUNGO_ADAMW_BLOCK)] */
+    uint64_t v_exponents;
     uint64_t squares;   /* float [gridDim.x], or 0: each block adds the sum of squares of its part of the gradient */
     AdamwFactors factors;
     uint32_t seed_low;  /* of what is rounded at random, as the two below */
@@ -438,14 +435,14 @@ typedef struct AdamwParams {
     uint32_t unused;
 } AdamwParams;
 
-/* adamw_linear.cu: AdamW with 8-bit moments, its gradient dy^T x; shared memory: KIUNGO_ADAMW_LINEAR_SHARED (none of it to
-   sum squares alone) and KIUNGO_ADAMW_LINEAR_TOKEN for each token, which come by sixteen */
-#define KIUNGO_ADAMW_LINEAR_ROWS 16 /* of a tile */
-#define KIUNGO_ADAMW_LINEAR_SHARED 123008
-#define KIUNGO_ADAMW_LINEAR_TOKEN 576
+/* adamw_linear.cu: AdamW with 8-bit moments, its gradient dy^T x; shared memory: KIUNGO_ADAMW_LINEAR_TOKEN for each token,
+   which come by 32 */
+#define KIUNGO_ADAMW_LINEAR_ROWS 8    /* of a tile */
+#define KIUNGO_ADAMW_LINEAR_WARPS 12  /* of a block, a tile each */
+#define KIUNGO_ADAMW_LINEAR_TOKEN 928
 typedef struct AdamwLinearParams {
     AdamwParams adamw;  /* without g; count = outputs * inputs */
-    uint64_t dy;        /* bf16 [tokens, outputs]; outputs are a multiple of 8 */
+    uint64_t dy;        /* bf16 [tokens, outputs]; outputs are a multiple of KIUNGO_ADAMW_LINEAR_ROWS */
     uint64_t x;         /* bf16 [tokens, inputs]; inputs are one of KIUNGO_ADAMW_BLOCK */
     uint32_t tokens;
     uint32_t outputs;

@@ -7,12 +7,10 @@ pub const KIUNGO_POOLING_COLUMNS: u32 = 512;
 pub const KIUNGO_POOLING_MEAN: u32 = 0;
 pub const KIUNGO_POOLING_MEAN_NO_SINK: u32 = 1;
 pub const KIUNGO_POOLING_LAST: u32 = 2;
-pub const KIUNGO_ADAMW_BLOCK: u32 = 256;
-pub const KIUNGO_ADAMW_FIRST_KEY: u32 = 13312;
-pub const KIUNGO_ADAMW_KEYS: u32 = 2945;
-pub const KIUNGO_ADAMW_LINEAR_ROWS: u32 = 16;
-pub const KIUNGO_ADAMW_LINEAR_SHARED: u32 = 123008;
-pub const KIUNGO_ADAMW_LINEAR_TOKEN: u32 = 576;
+pub const KIUNGO_ADAMW_BLOCK: u32 = 128;
+pub const KIUNGO_ADAMW_LINEAR_ROWS: u32 = 8;
+pub const KIUNGO_ADAMW_LINEAR_WARPS: u32 = 12;
+pub const KIUNGO_ADAMW_LINEAR_TOKEN: u32 = 928;
 pub const KIUNGO_PAIRS_ROWS: u32 = 4;
 pub const KIUNGO_ATTENTION_KEYS: u32 = 128;
 pub const KIUNGO_ATTENTION_PASSING: u32 = 8192;
@@ -483,9 +481,8 @@ pub struct AdamwParams {
     pub count: u64,
     pub state: u64,
     pub status: u64,
-    pub m_absmax: u64,
-    pub v_absmax: u64,
-    pub tables: u64,
+    pub m_exponents: u64,
+    pub v_exponents: u64,
     pub squares: u64,
     pub factors: AdamwFactors,
     pub seed_low: u32,

@@ -24,14 +24,14 @@ __device__ __forceinline__ float sqrt_approx(float x) {
 #endif
 }
 
-// x / y within 2 units in the last place for 2^-126 <= |y| <= 2^126 (PTX ISA, div.approx.ftz).
-__device__ __forceinline__ float divide_approx(float x, float y) {
+// 1 / x within 1 unit in the last place (PTX ISA, rcp.approx.ftz).
+__device__ __forceinline__ float reciprocal_approx(float x) {
 #ifdef KIUNGO_EMULATOR
-    return x / y;
+    return 1.0f / x;
 #else
-    float z;
-    asm("div.approx.ftz.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
-    return z;
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 #endif
 }
 
@@ -52,16 +52,14 @@ __device__ __forceinline__ uint32_t multiply_add_pairs(uint32_t a, uint32_t b, u
 #endif
 }
 
-// A byte for each: 0xff where its sign is set, else 0.
-__device__ __forceinline__ uint32_t sign_bytes(float a, float b, float c, float d) {
-    const uint32_t w = __float_as_uint(a), x = __float_as_uint(b), y = __float_as_uint(c), z = __float_as_uint(d);
+// Two bf16, each times 0 and added to those of `sum`: a sum of 0 becomes NaN where one is not finite.
+__device__ __forceinline__ uint32_t bf16x2_times_zero(uint32_t two, uint32_t sum) {
 #ifdef KIUNGO_EMULATOR
-    return (w >> 31) * 0xffu | (x >> 31) * 0xff00u | (y >> 31) * 0xff0000u | (z >> 31) * 0xff000000u;
+    for (uint32_t half = 0x7f80u; half <= 0x7f800000u; half <<= 16) sum |= (two & half) == half ? half : 0;
+    return sum;
 #else
-    // A selector of 8 or more takes a byte's sign, eight times (PTX ISA, prmt).
-    uint32_t first, second;
-    asm("prmt.b32 %0, %1, %2, 0x00fb;" : "=r"(first) : "r"(w), "r"(x));
-    asm("prmt.b32 %0, %1, %2, 0x00fb;" : "=r"(second) : "r"(y), "r"(z));
-    return __byte_perm(first, second, 0x5410);
+    uint32_t result;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(two), "r"(0u), "r"(sum));
+    return result;
 #endif
 }

@@ -29,6 +29,15 @@ __device__ __forceinline__ void store_16_global(void* address, uint4 value) {
 #endif
 }
 
+__device__ __forceinline__ void store_8_global(void* address, uint2 value) {
+#ifdef KIUNGO_EMULATOR
+    *static_cast<uint2*>(address) = value;
+#else
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(address)), "r"(value.x), "r"(value.y)
+                 : "memory");
+#endif
+}
+
 // at[0] = min(at[0], value): the same whoever comes first.
 __device__ __forceinline__ void atomic_min(uint64_t* at, uint64_t value) {
 #ifdef KIUNGO_EMULATOR

@@ -1,10 +1,11 @@
-// Philox4x32-10 (Salmon et al. 2011): random bits as a function of a counter and a key, the same on CPU and GPU.
+// Philox4x32 (Salmon et al. 2011): random bits as a function of a counter and a key, the same on CPU and GPU. Ten rounds are
+// the authors' default; seven are the fewest that pass all of their tests.
 #pragma once
 #include "kernel.cuh"
 
-__device__ __forceinline__ uint4 philox(uint4 counter, uint2 key) {
+template <int ROUNDS = 10> __device__ __forceinline__ uint4 philox(uint4 counter, uint2 key) {
 #pragma unroll
-    for (int round = 0; round < 10; round++) {
+    for (int round = 0; round < ROUNDS; round++) {
         const uint32_t high0 = __umulhi(0xD2511F53u, counter.x), low0 = 0xD2511F53u * counter.x;
         const uint32_t high1 = __umulhi(0xCD9E8D57u, counter.z), low1 = 0xCD9E8D57u * counter.z;
         counter = make_uint4(high1 ^ counter.y ^ key.x, low1, high0 ^ counter.w ^ key.y, low0);

@@ -32,7 +32,3 @@ template <class T> __device__ __forceinline__ T warp_sum(T v) { return warp_redu
 template <class T> __device__ __forceinline__ T block_sum(T v) { return block_reduce<Add>(v); }
 __device__ __forceinline__ float warp_max(float v) { return warp_reduce<Max>(v); }
 __device__ __forceinline__ float block_max(float v) { return block_reduce<Max>(v); }
-// Of numbers that are not negative: they are ordered as their bits are, and for those a warp has an instruction.
-__device__ __forceinline__ float warp_max_positive(float v) {
-    return __uint_as_float(__reduce_max_sync(0xffffffffu, __float_as_uint(v)));
-}

@@ -7,8 +7,8 @@
 //!   moments, 14 with bf16 and 10 with 8-bit ones.
 //! - Error: a weight within 1e-7 of PyTorch, its update within 1e-5; a GPU gives the CPU's bytes.
 
+pub mod codes;
 mod linear;
-pub mod maps;
 mod moments;
 
 pub use linear::{
@@ -252,13 +252,12 @@ mod cuda {
     use crate::device::{DType, Gpu, Launch, Tensor};
     use crate::ops::Result;
     use crate::ops::launch::eight_a_thread;
-    use crate::ops::params::{AdamwParams, KIUNGO_ADAMW_KEYS};
+    use crate::ops::params::AdamwParams;
 
-    /// Threads of a block with 8-bit moments, of which a warp has a quantisation block.
-    const THREADS: u32 = 384;
-    /// Such blocks a multiprocessor, and their shared memory: two maps, 32 times, and the tables of two.
+    /// Threads of a block with 8-bit moments, of which a warp has four quantisation blocks.
+    const THREADS: u32 = 256;
+    /// Such blocks a multiprocessor.
     const RESIDENT: u32 = 2;
-    const SHARED: u32 = 2 * 4 * (256 * 32 + KIUNGO_ADAMW_KEYS);
 
     fn params(
         source: Source,
@@ -314,9 +313,8 @@ mod cuda {
         (params.seed_low, params.seed_high) = (rounding.seed as u32, (rounding.seed >> 32) as u32);
         params.stream = rounding.stream;
         if let Some(blocks) = &moments.blocks {
-            params.m_absmax = blocks.first.address()?;
-            params.v_absmax = blocks.second.address()?;
-            params.tables = blocks.tables.address()?;
+            params.m_exponents = blocks.first.address()?;
+            params.v_exponents = blocks.second.address()?;
         }
         Ok(params)
     }
@@ -353,8 +351,8 @@ mod cuda {
             (true, false) => "adamw_8bit_bf16_f32",
             (true, true) => "adamw_8bit_bf16_bf16",
         };
-        let needed = w.len().div_ceil(BLOCK * THREADS as usize / 32);
+        let needed = w.len().div_ceil(4 * BLOCK * THREADS as usize / 32);
         let grid = ((gpu.multiprocessors() * RESIDENT) as usize).min(needed) as u32;
-        Ok(Launch::new("adamw_8bit", kernel, [grid, 1, 1], THREADS, params).shared(SHARED))
+        Ok(Launch::new("adamw_8bit", kernel, [grid, 1, 1], THREADS, params))
     }
 }

@@ -1,14 +1,19 @@
-//! Random bits as a function of a counter and a key, the same on the CPU and on a GPU, in any order: Philox4x32-10
+//! Random bits as a function of a counter and a key, the same on the CPU and on a GPU, in any order: Philox4x32
 //! (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
 
 use super::params::DropoutParams;
 
-/// Four random words for a counter.
+/// Four random words for a counter, in the authors' ten rounds.
 pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+    philox_of(10, counter, key)
+}
+
+/// The same in another number of rounds; seven are the fewest that pass all of the authors' tests.
+pub fn philox_of(rounds: u32, counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
     const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
     let ([mut a, mut b, mut c, mut d], mut key) = (counter, key);
-    for _ in 0..10 {
+    for _ in 0..rounds {
         let first = u64::from(MULTIPLIERS[0]) * u64::from(a);
         let second = u64::from(MULTIPLIERS[1]) * u64::from(c);
         let (high, low) = (|x: u64| (x >> 32) as u32, |x: u64| x as u32);

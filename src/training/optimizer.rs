@@ -84,7 +84,7 @@ impl Optimizer {
             let name = |part: &str| format!("{part}.{}", p.name);
             list.push((name("weights"), p.master));
             list.extend(p.rounded.map(|rounded| (name("rounded"), rounded)));
-            let parts = ["first_moment", "second_moment", "first_absmax", "second_absmax"];
+            let parts = ["first_moment", "second_moment", "first_exponents", "second_exponents"];
             list.extend(parts.map(name).into_iter().zip(m.tensors_mut()));
         }
         list

@@ -128,13 +128,6 @@ template <class T> T __shfl_down_sync(unsigned, T v, unsigned delta) {
     return emulator::shuffle(v, lane + delta < 32 ? lane + delta : lane);
 }
 
-inline unsigned __reduce_max_sync(unsigned mask, unsigned v) {
-    for (unsigned offset = 16; offset; offset /= 2) {
-        const unsigned other = __shfl_xor_sync(mask, v, offset);
-        v = v < other ? other : v;
-    }
-    return v;
-}
 inline unsigned __ballot_sync(unsigned, bool vote) { return emulator::ballot(vote); }
 inline int __ffs(unsigned x) { return __builtin_ffs((int)x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
@@ -165,6 +158,7 @@ inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) { return {__float2
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fsqrt_rn(float x) { return sqrtf(x); }
 inline float __fdividef(float a, float b) { return a / b; }

@@ -1,7 +1,7 @@
 use super::{LARGE, compare, compare_large};
 use crate::support::{assert_close, fast_gpus, gpus, normal, poisoned_on, rng};
 use kiungo::device::{DType, Device, Staging, Tensor};
-use kiungo::ops::adamw::{self, AdamW, Moments, Precision, Rounding};
+use kiungo::ops::adamw::{self, AdamW, Moments, Precision, Rounding, codes};
 use kiungo::ops::step::{self, Metrics, State, Status};
 use rand::Rng;
 
@@ -31,6 +31,13 @@ fn steps_are_those_of_the_cpu_to_the_bit() {
 const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Blocks8];
 const FLOATS: [DType; 2] = [DType::F32, DType::Bf16];
 
+fn widened(t: &Tensor) -> Vec<f32> {
+    match t.dtype() {
+        DType::U8 => t.to_vec::<u8>().unwrap().into_iter().map(f32::from).collect(),
+        _ => t.to_f32().unwrap(),
+    }
+}
+
 /// Weights, then the moments' tensors, then the copy, after some steps, widened to f32.
 fn after_steps(device: &Device, n: usize, [w_type, g_type]: [DType; 2], precision: Precision) -> Vec<Vec<f32>> {
     let mut rng = rng(n as u64);
@@ -38,17 +45,13 @@ fn after_steps(device: &Device, n: usize, [w_type, g_type]: [DType; 2], precisio
     let mut moments = Moments::new(device, precision, &[n]).unwrap();
     let mut copy = (w_type == DType::F32).then(|| poisoned_on(device, DType::Bf16, &[n]));
     for t in 1..4 {
-        // Gradients of many magnitudes, so that all of a map is used, and a block of zeros.
+        // Gradients of many magnitudes, so that many codes are used, and blocks of zeros.
         let g = normal(&mut rng, n).into_iter().enumerate();
         let g = g.map(|(i, g)| if (256..700).contains(&i) { 0.0 } else { g * 10f32.powi(-((i % 9) as i32)) }).collect();
         let g = Tensor::from_f32(device, g_type, g, &[n]).unwrap();
         let rounding = Rounding { seed: 7, stream: 3 };
         adamw::update(&AdamW::default(), t, rounding, &mut w, &g, &mut moments, copy.as_mut()).unwrap();
     }
-    let widened = |t: &Tensor| match t.dtype() {
-        DType::U8 => t.to_vec::<u8>().unwrap().into_iter().map(f32::from).collect(),
-        _ => t.to_f32().unwrap(),
-    };
     [&w].into_iter().chain(moments.tensors()).chain(copy.iter()).map(widened).collect()
 }
 
@@ -120,14 +123,17 @@ fn a_failed_step_changes_nothing_and_a_clipped_one_less() {
             let (_, moments) = after(0.5, 1);
             // The gradient was scaled to a norm of 1: its square is 1 / n, of which a thousandth is kept.
             let second = match precision {
-                Precision::Blocks8 => moments.tensors()[3].to_f32().unwrap()[0],
+                Precision::Blocks8 => {
+                    let [codes, exponents] = [1, 3].map(|i| moments.tensors()[i].to_vec::<u8>().unwrap());
+                    let values = codes.iter().map(|&code| codes::second_value(code, exponents[0]));
+                    values.sum::<f32>() / n as f32
+                }
                 _ => moments.tensors()[1].to_f32().unwrap()[0],
             };
             assert!((second * 1e3 * n as f32 - 1.0).abs() < 1e-2, "{second} {precision:?} on {gpu}");
             let (w, moments) = after(f32::NAN, 2);
             assert_eq!(w, w0.to_f32().unwrap(), "{precision:?} on {gpu}");
-            let absmax = moments.tensors()[if precision == Precision::Blocks8 { 2 } else { 0 }].to_f32().unwrap();
-            assert!(absmax.iter().all(|&m| m == 0.0), "{precision:?} on {gpu}");
+            assert!(moments.tensors().into_iter().all(|t| widened(t).iter().all(|&m| m == 0.0)), "{precision:?} on {gpu}");
         }
     }
 }
@@ -185,10 +191,6 @@ impl AtOnce {
                 adamw::update_linear(&state, &status, rounding, &dy, &x, &mut w, moments, copy, squares).unwrap();
             }
         }
-        let widened = |t: &Tensor| match t.dtype() {
-            DType::U8 => t.to_vec::<u8>().unwrap().into_iter().map(f32::from).collect(),
-            _ => t.to_f32().unwrap(),
-        };
         let sum = |t: &Tensor| t.to_f32().unwrap().into_iter().map(f64::from).sum();
         let tensors = [&w].into_iter().chain(moments.tensors()).chain(copy.iter());
         (tensors.map(widened).collect(), [sum(&squares), sum(&measured)])
@@ -226,7 +228,7 @@ fn matrices_that_learn_at_once_are_those_of_the_cpu() {
     for gpu in gpus() {
         // Tokens and rows that fill no tile; strips that end within a block's tiles; then rows without a kernel of their own.
         for (tokens, shape) in
-            [(1, [8, 256]), (17, [24, 512]), (64, [40, 768]), (33, [104, 256]), (5, [16, 250]), (3, [7, 256])]
+            [(1, [8, 256]), (17, [24, 512]), (64, [40, 768]), (33, [104, 384]), (5, [16, 250]), (3, [7, 256])]
         {
             check(&gpu, false, tokens, shape, blocks8);
             check(&gpu, true, tokens, shape, blocks8);
@@ -235,9 +237,9 @@ fn matrices_that_learn_at_once_are_those_of_the_cpu() {
         check(&gpu, true, 20, [16, 256], Precision::F32);
     }
     for gpu in fast_gpus() {
-        // 176 are the most on Hopper.
+        // 128 are the most.
         for (tokens, shape) in
-            [(64, [1024, 4096]), (71, [1000, 1536]), (176, [4096, 4096]), (177, [512, 4096]), (400, [1024, 512])]
+            [(64, [1024, 4096]), (71, [1000, 1536]), (128, [4096, 4096]), (129, [512, 4096]), (400, [1024, 512])]
         {
             check(&gpu, false, tokens, shape, blocks8);
         }
@@ -247,10 +249,10 @@ fn matrices_that_learn_at_once_are_those_of_the_cpu() {
     }
 }
 
-/// Against the CPU's f32 product of any numbers: the absmax of a block of moments shows the gradient.
+/// Against the CPU's f32 product of any numbers: beside a large eps a step is in proportion to the gradient.
 #[test]
 fn a_gradient_on_tensor_cores_has_the_error_of_f32() {
-    let absmax = |device: &Device, tokens: usize, shape: [usize; 2]| {
+    let moved = |device: &Device, tokens: usize, shape: [usize; 2]| {
         let mut rng = rng(9);
         let mut operand = |columns: usize| {
             let values = normal(&mut rng, tokens * columns);
@@ -260,22 +262,23 @@ fn a_gradient_on_tensor_cores_has_the_error_of_f32() {
             Tensor::from_f32(device, dtype, rounded, &[tokens, columns]).unwrap()
         };
         let (dy, x) = (operand(shape[0]), operand(shape[1]));
-        let mut w = Tensor::zeros(device, DType::Bf16, &shape).unwrap();
+        let mut w = Tensor::zeros(device, DType::F32, &shape).unwrap();
         let mut moments = Moments::new(device, Precision::Blocks8, &shape).unwrap();
         let (mut state, mut status) = (State::new(device).unwrap(), Status::new(device).unwrap());
         let mut staging = Staging::new(device, 1, State::BYTES).unwrap();
         staging.begin();
-        state.set(&mut staging, 1, 1, AdamW::default().coefficients(1), None).unwrap();
+        let adamw = AdamW { lr: 1.0, eps: 1e6, ..AdamW::default() };
+        state.set(&mut staging, 1, 1, adamw.coefficients(1), None).unwrap();
         step::begin(&Tensor::from_slice(device, &[1.0f32], &[1]).unwrap(), &mut status).unwrap();
         let len = adamw::update_linear_squares(shape[0] * shape[1]);
         let mut squares = Tensor::zeros(device, DType::F32, &[len]).unwrap();
         let rounding = Rounding::default();
         adamw::update_linear(&state, &status, rounding, &dy, &x, &mut w, &mut moments, None, &mut squares).unwrap();
-        moments.tensors()[2].to_f32().unwrap()
+        w.to_f32().unwrap()
     };
     for gpu in gpus() {
         let (tokens, shape) = (50, [40, 512]);
-        let (expected, found) = (absmax(&Device::Cpu, tokens, shape), absmax(&gpu, tokens, shape));
-        assert_close(&format!("absmax of first moments on {gpu}"), &found, &expected, 1e-6);
+        let (expected, found) = (moved(&Device::Cpu, tokens, shape), moved(&gpu, tokens, shape));
+        assert_close(&format!("weights on {gpu}"), &found, &expected, 1e-6);
     }
 }

@@ -1,7 +1,8 @@
 use crate::support::{Golden, assert_close, normal, poisoned_as, rng, tensor, tensor_as, widen};
 use half::bf16;
 use kiungo::device::{DType, Device, Tensor};
-use kiungo::ops::adamw::{self, AdamW, Moments, Precision, Rounding, maps};
+use kiungo::ops::adamw::{self, AdamW, Moments, Precision, Rounding, codes};
+use rand::Rng;
 
 struct State {
     w: Tensor,
@@ -91,51 +92,73 @@ fn bad_arguments_are_named() {
 }
 
 #[test]
-fn the_maps_are_those_of_bitsandbytes() {
-    let golden = Golden::open("dynamic_map.safetensors");
-    for (name, map) in [("signed", maps::first()), ("unsigned", maps::second())] {
-        let expected = golden.f32(name);
-        let other = map.iter().zip(&expected).position(|(a, b)| a.to_bits() != b.to_bits());
-        assert!(other.is_none(), "{name}: {:?}", other.map(|i| (i, map[i], expected[i])));
+fn e4m3_is_nearest_and_even() {
+    let values: Vec<f64> = (0..127u8).map(|code| codes::e4m3_value(code).into()).collect();
+    // The format's own numbers: the least, the largest subnormal, the least normal, 1, the largest.
+    for (code, value) in [(1, 2f64.powi(-9)), (7, 7.0 / 512.0), (8, 1.0 / 64.0), (56, 1.0), (126, 448.0)] {
+        assert_eq!(values[code], value);
     }
-}
-
-/// What kernels do with the tables.
-fn look_up(entries: &[u32], x: f32) -> u32 {
-    let bits = x.clamp(2f32.powi(-23), 1.0).to_bits();
-    let entry = entries[(bits >> 16) as usize - ((2f32.powi(-23).to_bits()) >> 16) as usize];
-    (entry + (bits & 0xffff)) >> 16
+    let midpoints = values.windows(2).map(|pair| (pair[0] + pair[1]) as f32 / 2.0);
+    let near = midpoints.chain(values.iter().map(|&v| v as f32)).flat_map(|x| [x, x.next_up(), x.next_down()]);
+    let random = normal(&mut rng(1), 20_000).into_iter().map(|x| x * 3.0).map(|x| x.exp2().min(448.0));
+    for x in near.chain(random).filter(|x| (0.0..464.0).contains(x)) {
+        let code = codes::e4m3(x);
+        let distance = |code: u8| (values[code as usize] - f64::from(x)).abs();
+        for other in [code.saturating_sub(1), (code + 1).min(126)] {
+            let nearer = distance(code) < distance(other) || other == code;
+            assert!(nearer || distance(code) == distance(other) && code % 2 == 0, "{x}: {code} or {other}");
+        }
+        assert_eq!(codes::e4m3(-x), code | 0x80);
+        assert_eq!(codes::e4m3_value(code | 0x80), -codes::e4m3_value(code));
+    }
 }
 
 #[test]
-fn codes_are_nearest_and_the_tables_find_them() {
-    let [first, second] = maps::entries();
-    let random =
-        normal(&mut rng(1), 20_000).into_iter().map(|x| (x * 4.0).exp2().min(1.0) * 10f32.powi((x as i32) % 7));
-    let near = [maps::first(), maps::second()].into_iter().flatten().flat_map(|v| [*v, v.next_up(), v.next_down()]);
-    let between = [maps::first(), maps::second()].into_iter().flat_map(|map| {
-        map.windows(2).flat_map(|pair| {
-            let middle = (pair[0] + pair[1]) / 2.0;
-            [middle, middle.next_up(), middle.next_down()]
-        })
-    });
-    for x in random.chain(near).chain(between).map(|x| x.clamp(-1.0, 1.0)) {
-        let distance = |map: &[f32; 256], code: u8| (f64::from(map[code as usize]) - f64::from(x)).abs();
-        let nearest = |map: &[f32; 256]| (0..=255).map(|code| distance(map, code)).fold(f64::INFINITY, f64::min);
-        let code = maps::encode_first(x);
-        // A midpoint is rounded to f32.
-        assert!(distance(maps::first(), code) <= nearest(maps::first()) * (1.0 + 1e-4), "{x}: {code}");
-        // What is negative is mirrored at 0, whose code is 127.
-        let positive = look_up(&first, x.abs());
-        assert_eq!(u32::from(code), if x < 0.0 { (254 - positive.min(254)).min(127) } else { positive }, "{x}");
-        if x >= 0.0 {
-            let code = maps::encode_second(x);
-            assert_eq!(u32::from(code), look_up(&second, x), "{x}");
-            assert!(
-                code > 0 && (code == 1 || distance(maps::second(), code) <= nearest(maps::second()) * (1.0 + 1e-4))
-            );
+fn moments_of_any_magnitude_keep_their_precision() {
+    let mut rng = rng(2);
+    for power in -110..127 {
+        let most = 2f32.powi(power) * rng.random_range(1.0..2.0);
+        let exponent = codes::first_exponent(most);
+        for share in [1.0, 0.7, 1e-2, 7e-5] {
+            let x = most * share;
+            let found = codes::e4m3_value(codes::first_code(x, exponent)) * codes::first_scale(exponent);
+            assert!((found / x - 1.0).abs() <= 1.0 / 16.0, "{x} of {most}: {found}");
         }
+        if power < -90 {
+            continue;
+        }
+        let exponent = codes::second_exponent(most);
+        for share in [1.0, 0.7, 1e-2, 1e-5, 1e-9] {
+            let x = most * share;
+            let code = |random| codes::second_value(codes::second_code(x, exponent, random), exponent);
+            let (below, above) = (code(0), code(0xff_ffff));
+            assert!(below <= x && x <= above && above / below <= 1.125, "{x} of {most}: {below}, {above}");
+            let evenly = (0..4096).map(|i| f64::from(code(i << 12))).sum::<f64>() / 4096.0;
+            assert!((evenly / f64::from(x) - 1.0).abs() < 1e-4, "{x}: {evenly} on average");
+        }
+        assert!(codes::second_value(codes::second_code(0.0, exponent, 0), exponent) > 0.0);
     }
+    // Blocks as they begin.
+    assert_eq!([codes::first_exponent(0.0), codes::second_exponent(0.0), codes::first_code(0.0, 0)], [0; 3]);
+    assert_eq!(codes::second_code(0.0, 0, 0), 0);
+}
+
+#[test]
+fn small_steps_of_second_moments_are_kept_on_average() {
+    const N: usize = 4096;
+    let (mut w, g) = (tensor(&[1.0; N], &[N]), tensor(&[1.0; N], &[N]));
+    let mut moments = Moments::new(&Device::Cpu, Precision::Blocks8, &[N]).unwrap();
+    let (adamw, steps) = (AdamW { lr: 0.0, ..AdamW::default() }, 700);
+    for t in 1..=steps {
+        adamw::update(&adamw, t, Rounding::default(), &mut w, &g, &mut moments, None).unwrap();
+    }
+    let [codes, exponents] = [1, 3].map(|i| moments.tensors()[i].to_vec::<u8>().unwrap());
+    let values = codes.iter().enumerate().map(|(i, &code)| codes::second_value(code, exponents[i / adamw::BLOCK]));
+    let mean = values.map(f64::from).sum::<f64>() / N as f64;
+    let expected = 1.0 - adamw.beta2.powi(steps as i32);
+    // Rounding to nearest would stop at a fiftieth, where a step is half the distance of two codes.
+    assert!((mean / expected - 1.0).abs() < 0.01, "{mean}, expected {expected}");
+    assert_eq!(w.to_f32().unwrap(), vec![1.0; N], "a learning rate of 0");
 }
 
 /// Weights after `steps` of a gradient that is `noise` around a drift.

@@ -1,15 +1,14 @@
 //! AdamW with moments, weights and gradients of fewer bits.
 
-use super::maps;
 use super::{AdamW, Coefficients, Source};
 use crate::device::{DType, Device, DeviceError, Tensor};
 use crate::ops::Result;
-use crate::ops::check::{Allowed, Check, F32, FLOAT, U32};
+use crate::ops::check::{Allowed, Check, F32, FLOAT, U8};
 use crate::ops::float::with_float;
 use crate::ops::params::KIUNGO_ADAMW_BLOCK;
 use crate::ops::step::{State, Status};
 
-/// Elements of an 8-bit moment that share an absmax.
+/// Elements of an 8-bit moment that share an exponent.
 pub const BLOCK: usize = KIUNGO_ADAMW_BLOCK as usize;
 
 /// What the moments of a parameter are kept in.
@@ -20,8 +19,7 @@ pub enum Precision {
     F32,
     /// 4 bytes a weight, rounded at random.
     Bf16,
-    /// 2 bytes a weight and 8 for each [`BLOCK`]: a byte names a value of a [map](maps) of what is left after division by
-    /// the block's absmax.
+    /// 2 bytes a weight and 2 for each [`BLOCK`]: a float of 8 bits each, beside a block's [exponent](super::codes).
     Blocks8,
 }
 
@@ -40,7 +38,6 @@ pub struct Moments {
 pub(super) struct Blocks {
     pub first: Tensor,
     pub second: Tensor,
-    pub tables: Tensor,
 }
 
 impl Moments {
@@ -53,10 +50,9 @@ impl Moments {
         };
         let blocks = match precision {
             Precision::Blocks8 => {
-                let absmax = || Tensor::zeros(device, DType::F32, &[shape.iter().product::<usize>().div_ceil(BLOCK)]);
-                let tables = maps::tables();
-                let tables = Tensor::from_slice(device, &tables, &[tables.len()])?;
-                Some(Blocks { first: absmax()?, second: absmax()?, tables })
+                let blocks = shape.iter().product::<usize>().div_ceil(BLOCK);
+                let exponents = || Tensor::zeros(device, DType::U8, &[blocks]);
+                Some(Blocks { first: exponents()?, second: exponents()? })
             }
             _ => None,
         };
@@ -74,7 +70,7 @@ impl Moments {
         match precision {
             Precision::F32 => 2 * count * DType::F32.size(),
             Precision::Bf16 => 2 * count * DType::Bf16.size(),
-            Precision::Blocks8 => 2 * (count + count.div_ceil(BLOCK) * DType::F32.size()),
+            Precision::Blocks8 => 2 * (count + count.div_ceil(BLOCK)),
         }
     }
 
@@ -87,8 +83,8 @@ impl Moments {
         }
     }
 
-    /// All that changes from step to step: the first and the second moment, and of 8-bit ones the absmax of the blocks of
-    /// each, `[ceil(elements / 256)]` f32.
+    /// All that changes from step to step: the first and the second moment, and of 8-bit ones the exponents of the blocks of
+    /// each, `[ceil(elements / 128)]` u8.
     pub fn tensors(&self) -> Vec<&Tensor> {
         let blocks = self.blocks.iter().flat_map(|blocks| [&blocks.first, &blocks.second]);
         [&self.first, &self.second].into_iter().chain(blocks).collect()
@@ -113,8 +109,8 @@ pub struct Rounding {
 /// [`step`](super::step) with moments, weights and gradients of any precision.
 ///
 /// Everything is computed in f32. bf16 weights and moments are rounded at random, up with the probability of what is cut
-/// off, so that small updates are kept on average; 8-bit moments go to the nearest value of their map, and a second
-/// moment never to 0.
+/// off, so that small updates are kept on average, and so are 8-bit second moments, which never go to 0; 8-bit first moments
+/// are rounded to nearest.
 ///
 /// - `w`, `g`: any shape, that of `moments`, f32 or bf16 each
 /// - `copy`: the same shape, f32 or bf16, out: the new weights rounded to nearest; of f32 weights only
@@ -192,8 +188,7 @@ pub(super) fn check(
     check.dtype("w", w, FLOAT)?;
     check.tensor("moments", &moments.first, w.shape(), Allowed::Only(moments.first.dtype()))?;
     if let Some(blocks) = &moments.blocks {
-        check.tensor("absmax", &blocks.first, &[w.len().div_ceil(BLOCK)], F32)?;
-        check.dtype("tables", &blocks.tables, U32)?;
+        check.tensor("exponents", &blocks.first, &[w.len().div_ceil(BLOCK)], U8)?;
     }
     if let Some(copy) = copy {
         check.tensor("copy", copy, w.shape(), FLOAT)?;
@@ -246,11 +241,11 @@ fn on_cpu(
 /// The reference.
 pub mod cpu {
     use super::super::cpu::update;
-    use super::super::maps;
+    use super::super::codes;
     use super::{BLOCK, Coefficients, Rounding};
     use crate::device::DType;
     use crate::ops::Float;
-    use crate::ops::philox::philox;
+    use crate::ops::philox::{philox, philox_of};
     use rayon::prelude::*;
 
     /// Elements a task, a multiple of [`BLOCK`].
@@ -326,6 +321,11 @@ pub mod cpu {
         });
     }
 
+    /// Elements that share four random words.
+    const WORDS: usize = 16;
+    /// By which a block of zeros may be divided.
+    const LEAST_EPS: f32 = f32::from_bits((127 - 100) << 23);
+
     /// The same with moments of 8 bits.
     pub fn blocks8<W: Float, G: Float>(
         step: &Step,
@@ -333,27 +333,72 @@ pub mod cpu {
         g: &[G],
         m: &mut [u8],
         v: &mut [u8],
-        m_absmax: &mut [f32],
-        v_absmax: &mut [f32],
+        m_exponents: &mut [u8],
+        v_exponents: &mut [u8],
     ) {
-        let moments = m.par_chunks_mut(BLOCK).zip(m_absmax).zip(v.par_chunks_mut(BLOCK).zip(v_absmax));
+        let arch = pulp::Arch::new();
+        let moments = m.par_chunks_mut(BLOCK).zip(m_exponents).zip(v.par_chunks_mut(BLOCK).zip(v_exponents));
         let all = w.par_chunks_mut(BLOCK).zip(g.par_chunks(BLOCK)).zip(moments).enumerate();
-        all.for_each(|(i, ((w, g), ((m, m_absmax), (v, v_absmax))))| {
-            let (mut w32, g32) = (widened(w), widened(g));
-            let [mut m32, mut v32] = [(&*m, maps::first(), &*m_absmax), (&*v, maps::second(), &*v_absmax)]
-                .map(|(codes, map, absmax)| codes.iter().map(|&code| map[code as usize] * absmax).collect::<Vec<_>>());
-            update(&step.coefficients, step.clip, &mut w32, &g32, &mut m32, &mut v32);
-            step.store(Array::Weight, (i * BLOCK) as u64, &w32, w);
-            *m_absmax = quantize(&m32, m, maps::encode_first);
-            *v_absmax = quantize(&v32, v, maps::encode_second);
+        all.for_each(|(block, ((w, g), ((m, m_exponent), (v, v_exponent))))| {
+            arch.dispatch(
+                #[inline(always)]
+                || step.block8(block, w, g, m, v, m_exponent, v_exponent),
+            )
         });
     }
 
-    /// The block's absmax, and the codes.
-    fn quantize(values: &[f32], codes: &mut [u8], encode: fn(f32) -> u8) -> f32 {
-        let absmax = values.iter().fold(0.0f32, |most, v| most.max(v.abs()));
-        let inverse = if absmax >= f32::MIN_POSITIVE { 1.0 / absmax } else { 0.0 };
-        codes.iter_mut().zip(values).for_each(|(code, v)| *code = encode(v * inverse));
-        absmax
+    fn largest(values: &[f32]) -> f32 {
+        values.iter().fold(0.0f32, |most, v| most.max(v.abs()))
+    }
+
+    impl Step {
+        #[inline(always)]
+        #[expect(clippy::too_many_arguments, reason = "the equations have that many names")]
+        fn block8<W: Float, G: Float>(
+            &self,
+            block: usize,
+            w: &mut [W],
+            g: &[G],
+            m: &mut [u8],
+            v: &mut [u8],
+            m_exponent: &mut u8,
+            v_exponent: &mut u8,
+        ) {
+            let c = &self.coefficients;
+            let words: [[u32; 4]; BLOCK / WORDS] =
+                std::array::from_fn(|i| self.words8((block * (BLOCK / WORDS) + i) as u64));
+            // Of element j: the byte of its number in its word, or in another word, and the bytes below, cyclically.
+            let random = |j: usize, other: usize| {
+                words[j / WORDS][j % WORDS / 4 ^ other].rotate_left(24 - 8 * (j as u32 % 4))
+            };
+            let (gradient, root_square) = (c.gradient * self.clip, c.square.sqrt() * self.clip);
+            let m_scale = codes::first_scale(*m_exponent) * (1.0 - c.gradient);
+            let (mut m32, mut v32) = ([0.0; BLOCK], [0.0; BLOCK]);
+            for (j, (w, g)) in w.iter_mut().zip(g).enumerate() {
+                // One that is not finite, or its square, reaches no weight.
+                let g = g.to_f32();
+                let g = if (g * g).is_finite() { g } else { 0.0 };
+                let root = g * root_square;
+                m32[j] = codes::e4m3_value(m[j]).mul_add(m_scale, g * gradient);
+                v32[j] = root.mul_add(root, codes::second_value(v[j], *v_exponent) * c.beta2);
+                let denominator = v32[j].sqrt() / c.root_correction + c.eps.max(LEAST_EPS);
+                let new = w.to_f32() * c.decay - c.step_size * m32[j] / denominator;
+                *w = W::from_f32(if W::DTYPE == DType::F32 { new } else { round_at_random(new, random(j, 0) >> 16) });
+            }
+            *m_exponent = codes::first_exponent(largest(&m32));
+            *v_exponent = codes::second_exponent(largest(&v32));
+            for (j, (m, v)) in m.iter_mut().zip(v).enumerate() {
+                *m = codes::first_code(m32[j], *m_exponent);
+                *v = codes::second_code(v32[j], *v_exponent, random(j, 2) >> 8);
+            }
+        }
+
+        /// The random words of elements `16 i` to `16 i + 15`.
+        fn words8(&self, i: u64) -> [u32; 4] {
+            let halves = |x: u64| [x as u32, (x >> 32) as u32];
+            let [low, high] = halves(i);
+            let counter = [low, high | (Array::Weight as u32) << 30, self.rounding.stream, self.number];
+            philox_of(7, counter, halves(self.rounding.seed))
+        }
     }
 }

@@ -5,11 +5,13 @@ use super::{Moments, Rounding, Source};
 use crate::device::{DType, Gpu, Launch, Tensor};
 use crate::ops::Result;
 use crate::ops::params::{
-    AdamwLinearParams, AdamwParams, KIUNGO_ADAMW_BLOCK, KIUNGO_ADAMW_LINEAR_ROWS, KIUNGO_ADAMW_LINEAR_SHARED,
-    KIUNGO_ADAMW_LINEAR_TOKEN,
+    AdamwLinearParams, AdamwParams, KIUNGO_ADAMW_BLOCK, KIUNGO_ADAMW_LINEAR_ROWS, KIUNGO_ADAMW_LINEAR_TOKEN,
+    KIUNGO_ADAMW_LINEAR_WARPS,
 };
 
-const THREADS: u32 = 512;
+const THREADS: u32 = 32 * KIUNGO_ADAMW_LINEAR_WARPS;
+/// More are multiplied faster by a GEMM, though its result is written and read.
+const MOST_TOKENS: usize = 128;
 
 /// Shared memory that a block may have beside what `adamw_linear.cu` declares, by compute capability (CUDA C++ Programming
 /// Guide, "Technical Specifications per Compute Capability").
@@ -24,17 +26,16 @@ fn shared_memory(capability: u32) -> usize {
 }
 
 fn shared_bytes(tokens: usize) -> usize {
-    KIUNGO_ADAMW_LINEAR_SHARED as usize + tokens.next_multiple_of(16) * KIUNGO_ADAMW_LINEAR_TOKEN as usize
+    tokens.next_multiple_of(32) * KIUNGO_ADAMW_LINEAR_TOKEN as usize
 }
 
-/// Whether there is a kernel for a weight `[out, in]`: rows of whole blocks of moments, and few tokens: 176 on Hopper, 64 on an
-/// A100. There it is the faster way whatever the shape, for it moves fewer bytes; for more tokens tensor cores count, which
-/// `mma.sync` uses by half.
+/// Whether there is a kernel for a weight `[out, in]`: columns of whole blocks of moments, and few tokens: 128, or 96 on
+/// cards with 99 KB of shared memory a block. There it is the faster way whatever the shape, for it moves fewer bytes.
 pub fn fits(gpu: &Gpu, tokens: usize, [outputs, inputs]: [usize; 2]) -> bool {
     let [rows, block] = [KIUNGO_ADAMW_LINEAR_ROWS, KIUNGO_ADAMW_BLOCK].map(|n| n as usize);
-    let indices = outputs.div_ceil(rows) * (inputs / block) <= u32::MAX as usize;
-    let shape = outputs > 0 && outputs.is_multiple_of(8) && inputs > 0 && inputs.is_multiple_of(block) && indices;
-    shape && tokens > 0 && shared_bytes(tokens) <= shared_memory(gpu.capability())
+    let indices = outputs / rows * (inputs / block) <= u32::MAX as usize;
+    let shape = outputs > 0 && outputs.is_multiple_of(rows) && inputs > 0 && inputs.is_multiple_of(block) && indices;
+    shape && (1..=MOST_TOKENS).contains(&tokens) && shared_bytes(tokens) <= shared_memory(gpu.capability())
 }
 
 /// The same for these tensors.
@@ -56,35 +57,27 @@ pub fn update(
 ) -> Result<Launch> {
     let adamw = update_params(source, rounding, w, None, moments, copy, Some(squares))?;
     let kernel = if w.dtype() == DType::Bf16 { "adamw_linear_bf16" } else { "adamw_linear_f32" };
-    launch(gpu, kernel, adamw, dy, x, shared_bytes(x.rows()))
+    launch(gpu, kernel, adamw, dy, x)
 }
 
 pub fn measure(gpu: &Gpu, dy: &Tensor, x: &Tensor, w: &Tensor, squares: &Tensor) -> Result<Launch> {
     let adamw = AdamwParams { count: w.len() as u64, squares: squares.address()?, ..AdamwParams::default() };
-    let shared = shared_bytes(x.rows()) - KIUNGO_ADAMW_LINEAR_SHARED as usize;
-    launch(gpu, "adamw_linear_squares", adamw, dy, x, shared)
+    launch(gpu, "adamw_linear_squares", adamw, dy, x)
 }
 
 /// A block a multiprocessor.
-fn launch(
-    gpu: &Gpu,
-    kernel: &'static str,
-    adamw: AdamwParams,
-    dy: &Tensor,
-    x: &Tensor,
-    shared: usize,
-) -> Result<Launch> {
-    let (outputs, inputs) = (dy.columns(), x.columns());
-    let tiles = outputs.div_ceil(KIUNGO_ADAMW_LINEAR_ROWS as usize) * (inputs / KIUNGO_ADAMW_BLOCK as usize);
+fn launch(gpu: &Gpu, kernel: &'static str, adamw: AdamwParams, dy: &Tensor, x: &Tensor) -> Result<Launch> {
+    let (tokens, outputs, inputs) = (x.rows(), dy.columns(), x.columns());
+    let tiles = outputs / KIUNGO_ADAMW_LINEAR_ROWS as usize * (inputs / KIUNGO_ADAMW_BLOCK as usize);
     let params = AdamwLinearParams {
         adamw,
         dy: dy.address()?,
         x: x.address()?,
-        tokens: x.rows() as u32,
+        tokens: tokens as u32,
         outputs: outputs as u32,
         inputs: inputs as u32,
         unused: 0,
     };
     let grid = (gpu.multiprocessors() as usize).min(tiles) as u32;
-    Ok(Launch::new("adamw_linear", kernel, [grid, 1, 1], THREADS, params).shared(shared as u32))
+    Ok(Launch::new("adamw_linear", kernel, [grid, 1, 1], THREADS, params).shared(shared_bytes(tokens) as u32))
 }
