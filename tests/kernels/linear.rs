@@ -56,8 +56,10 @@ fn forward_and_backward() {
 #[test]
 fn few_tokens_over_nf4() {
     // Tokens of every fused kernel, at its edges, and one more than the last takes; rows and inputs off its tiles, and more than
-    // its stages hold.
+    // its stages hold. Of up to eight, more inputs than the warps' slices, and more rows than a group of tiles.
     for [tokens, outputs, inputs] in [
+        [1, 520, 256],
+        [3, 136, 4352],
         [5, 24, 192],
         [8, 130, 256],
         [9, 129, 512],

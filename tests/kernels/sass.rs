@@ -73,6 +73,7 @@ fn products_run_on_tensor_cores_and_copies_are_wide() {
                 "lora_sm90" => &["LDG.E.128", "STG.E.128"],
                 "lora_sm80" if name.contains("thin") || name.contains("wide") => &["HMMA.16816.F32.BF16", "LDSM.16"],
                 "linear" => &["HMMA.16816.F32.BF16"],
+                "linear_few" => &["HMMA.16816.F32.BF16", "LDG.E.128", "LDGSTS.E.BYPASS.128"],
                 "adamw_linear" if name == "adamw_linear_squares" => &["HMMA.16816.F32.BF16", "LDSM.16"],
                 "adamw_linear" => &["HMMA.16816.F32.BF16", "LDSM.16", "LDG.E.128", "STG.E.128"],
                 "embedding" if name.contains("one_hot") => &["STG.E.128"],
