@@ -14,9 +14,14 @@
 template <class Pair> struct PairTable {
     static constexpr uint32_t BYTES = 1 << 16;
 
-    // Where dynamic shared memory begins on every card so far: the system keeps the first KB. What a kernel puts before the
-    // table depends on it.
-    static constexpr uint32_t BEGIN = 1024, BELOW = BYTES - BEGIN;
+    // Where dynamic shared memory begins: on Hopper the system keeps the first KB. What a kernel puts before the table depends
+    // on it.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+    static constexpr uint32_t BEGIN = 0;
+#else
+    static constexpr uint32_t BEGIN = 1024;
+#endif
+    static constexpr uint32_t BELOW = BYTES - BEGIN;
 
 #ifdef KIUNGO_EMULATOR
     using Address = uintptr_t;

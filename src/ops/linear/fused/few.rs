@@ -24,7 +24,8 @@ pub fn forward(double: bool, multiprocessors: usize, params: Nf4LinearParams) ->
     Some(launch.shared(shared_bytes(double) as u32))
 }
 
-/// The map, two groups of sums, the stages that fit below the table, the table and the other stages.
+/// The map, two groups of sums, the stages that fit below the table, the table and the other stages. Enough, too, for
+/// cards before Hopper, where 1 KB more is below the table.
 fn shared_bytes(double: bool) -> usize {
     // Four absmax values a row, or their four codes and the absmax that they share.
     let scales = if double { ROWS * (4 + 4) } else { ROWS * SLICE / BLOCK * 4 };
