@@ -43,15 +43,15 @@ struct PairTable {
     }
 
     struct Look {
-#ifdef KIUNGO_EMULATOR
+#if defined(KIUNGO_EMULATOR) || __CUDA_ARCH__ < 900
         const PairTable& table;
         __device__ __forceinline__ explicit Look(const PairTable& table) : table(table) {}
         __device__ __forceinline__ uint32_t pair(uint32_t word, int which) const {
             return table.pairs[word >> which * 8 & 255][threadIdx.x % 32];
         }
 #else
-        // The table is where dynamic shared memory begins: the system keeps the first KB. In a cluster an address also says in
-        // whose shared memory it is, in its upper half.
+        // The table is where dynamic shared memory begins, and on Hopper the system keeps the first KB. An address there also
+        // says in whose shared memory of a cluster it is, in its upper half.
         uint32_t lane;
         __device__ __forceinline__ explicit Look(const PairTable& table) {
             const uint32_t begin = static_cast<uint32_t>(__cvta_generic_to_shared(table.pairs));
