@@ -72,6 +72,8 @@ fn products_run_on_tensor_cores_and_copies_are_wide() {
                 "lora_sm90" if name != "lora_sides" => &["HGMMA.64x", "UTMALDG.2D", "SYNCS"],
                 "lora_sm90" => &["LDG.E.128", "STG.E.128"],
                 "lora_sm80" if name.contains("thin") || name.contains("wide") => &["HMMA.16816.F32.BF16", "LDSM.16"],
+                "linear_backward" if name == "linear_backward_sum" => &["LDG.E.128"],
+                "linear_backward" => &["HMMA.16816.F32.BF16", "LDGSTS.E.BYPASS."],
                 "linear" => &["HMMA.16816.F32.BF16"],
                 "linear_few" => &["HMMA.16816.F32.BF16", "LDG.E.128", "LDGSTS.E.BYPASS.128"],
                 "adamw_linear" if name == "adamw_linear_squares" => &["HMMA.16816.F32.BF16", "LDSM.16"],

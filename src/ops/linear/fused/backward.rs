@@ -49,6 +49,8 @@ const ON_HOPPER: [Kernel; 2] =
     [kernel!("linear_backward_sm90", 64, 128, 3), kernel!("linear_backward_sm90", 128, 64, 5)];
 const THREADS_ON_HOPPER: u32 = 384;
 const FEW: usize = 32;
+/// Compute capabilities whose blocks have room for the table and the stages, up to 145 KB.
+const ROOMY: [u32; 2] = [80, HOPPER];
 
 impl Kernel {
     /// In how many parts the outputs are taken. Their sums have room in a workspace for the dequantised weight, which is what
@@ -96,9 +98,13 @@ impl Kernel {
     }
 }
 
-/// `dx = dy W`, or `dx += dy W`; `linear`'s `x` is dy, its `y` dx. None for more tokens than a kernel takes.
+/// `dx = dy W`, or `dx += dy W`; `linear`'s `x` is dy, its `y` dx. None for more tokens than a kernel takes, or a card without
+/// the room.
 pub fn launches(gpu: &Gpu, double: bool, linear: Nf4LinearParams, accumulate: bool) -> Result<Option<Vec<Launch>>> {
     let [rows, outputs, inputs] = [linear.m, linear.n, linear.k].map(|x| x as usize);
+    if !ROOMY.contains(&gpu.capability()) {
+        return Ok(None);
+    }
     let hopper = gpu.capability() == HOPPER && rows > FEW;
     let kernels: &[Kernel] = if hopper { &ON_HOPPER } else { &KERNELS };
     let Some(kernel) = kernels.iter().find(|k| rows <= k.tokens) else { return Ok(None) };
