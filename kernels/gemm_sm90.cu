@@ -7,9 +7,9 @@
 #include "tile/results.cuh"
 #include "tile/schedule.cuh"
 
-// As many blocks as fit at once, each of which takes tile after tile, of two pairs of operands if need be: the next tile's
-// are on their way while this one is computed, and its results leave while the next one is. SHARES blocks that lie below
-// each other share their tiles of b.
+// As many blocks as fit at once, each of which takes tile after tile, of two pairs of operands if need be: the next
+// tile's are on their way while this one is computed, and its results leave while the next one is. SHARES blocks that
+// lie below each other share their tiles of b.
 template <int BM, int BN, int STAGES, int SHARES> struct Persistent {
     static constexpr int THREADS = 128 + BM / 64 * 128;
 
@@ -71,7 +71,8 @@ template <int BM, int BN, int STAGES, int SHARES> struct Persistent {
     }
 };
 
-// For few tiles: the blocks of a cluster take a part of k each, and add up their sums in the order of k. The last warp loads.
+// For few tiles: the blocks of a cluster take a part of k each, and add up their sums in the order of k. The last warp
+// loads.
 template <int BM, int BN, int STAGES> struct SplitK {
     static constexpr int LOADER = BM / 64 * 128, THREADS = LOADER + 32;
     static constexpr int FOURS = BN / 8;  // a thread's sums, four by four, are so many
@@ -126,7 +127,8 @@ template <int BM, int BN, int STAGES> struct SplitK {
             }
             const uint32_t column = n0 + (rank * share + i) * 8 + lane % 4 * 2;
             const auto store = [&](uint32_t m, float x, float y) {
-                if (m < p.m) Row<C>{reinterpret_cast<C*>(p.c) + (size_t)m * p.n, p.n, p.accumulate != 0}.store(column, x, y);
+                const Row<C> to{reinterpret_cast<C*>(p.c) + (size_t)m * p.n, p.n, p.accumulate != 0};
+                if (m < p.m) to.store(column, x, y);
             };
             store(row, total.x, total.y);
             store(row + 8, total.z, total.w);
@@ -134,7 +136,7 @@ template <int BM, int BN, int STAGES> struct SplitK {
     }
 };
 
-// gemm/tiles.rs knows their sizes. Of 232 registers a computing thread, 128 are sums and 64 the tile before in the largest.
+// gemm/tiles.rs knows their sizes.
 #define PERSISTENT(layout, a, b, type, C, name, bm, bn, stages, shares)                           \
     KERNEL(gemm_sm90_##layout##_##type##_##name, GemmSm90Params, 128 + bm / 64 * 128, 1) {        \
         Persistent<bm, bn, stages, shares>::run<a, b, C>(p);                                      \

@@ -168,8 +168,8 @@ fn two_hundred_products_give_the_same_bytes() {
     }
 }
 
-/// The last slab of a tile and the first of the next, of tiles with an odd number of them, so little work apart that the
-/// copy engine still reads the one when the other comes.
+/// The last slab of a tile and the first of the next, of tiles with an odd number of them, so little work apart that
+/// the copy engine still reads the one when the other comes.
 #[test]
 fn results_of_short_tiles_do_not_overtake_each_other() {
     for device in hoppers(fast_gpus()) {

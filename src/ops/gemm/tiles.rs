@@ -1,6 +1,6 @@
 //! The tiles of `gemm_sm90.cu`, and which one a product gets.
 //!
-//! A tile's time is modelled from a few constants, fitted to what every tile took on an H100 (132 multiprocessors, 1.98 GHz,
+//! A tile's time is modelled from a few constants, fitted to what every tile took on an H100 (132 multiprocessors,
 //! 3.08 TB/s read) for Llama 3 8B's products with 1 to 16384 tokens; the tile of the least time is taken.
 
 /// Of k a stage.
@@ -78,8 +78,8 @@ impl Tile {
         self.step
     }
 
-    /// Dynamic shared memory, bytes: the ring, where rows of b that run along n come by 64; and the places of results that
-    /// leave, two for each warpgroup, or of the sums of all parts.
+    /// Dynamic shared memory, bytes: the ring, where rows of b that run along n come by 64; and the places of results
+    /// that leave, two for each warpgroup, or of the sums of all parts.
     pub fn shared_bytes(&self) -> u32 {
         let [m, n] = self.size;
         let results = match self.schedule {
@@ -102,8 +102,8 @@ impl Tile {
         }
     }
 
-    /// Microseconds of a product. Over the 90 products that the constants are fitted to, the tile of the least modelled time
-    /// takes 0.4 % longer than the fastest on average, 6 % at worst.
+    /// Microseconds of a product. Over the 90 products that the constants are fitted to, the tile of the least modelled
+    /// time takes 0.4 % longer than the fastest on average, 6 % at worst.
     fn time(&self, multiprocessors: usize, [m, n, k]: [usize; 3], splits: usize) -> f64 {
         const START: f64 = 2.9;
         const START_PAIRS: f64 = 2.72;
