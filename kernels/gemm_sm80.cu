@@ -115,7 +115,9 @@ template <int BM, int BN, int BK, int WARPS_M, int WARPS_N, int STAGES> struct G
 #pragma unroll
                 for (int i = 0; i < FRAGMENTS_M; i++) {
 #pragma unroll
-                    for (int j = 0; j < FRAGMENTS_N; j++) mma_m16n8k16_bf16(sum[i][j], fa[buffer][i], fb[buffer][j / 2][j % 2]);
+                    for (int j = 0; j < FRAGMENTS_N; j++) {
+                        mma_m16n8k16_bf16(sum[i][j], fa[buffer][i], fb[buffer][j / 2][j % 2]);
+                    }
                 }
                 if (k0 == 0) copy(before);  // at the barrier, all had read it
             }

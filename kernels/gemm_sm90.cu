@@ -7,9 +7,9 @@
 #include "tile/results.cuh"
 #include "tile/schedule.cuh"
 
-// As many blocks as fit at once, each of which takes tile after tile, of two pairs of operands if need be: the next tile's
-// are on their way while this one is computed, and its results leave while the next one is. SHARES blocks that lie below
-// each other share their tiles of b.
+// As many blocks as fit at once, each of which takes tile after tile, of two pairs of operands if need be: the next
+// tile's are on their way while this one is computed, and its results leave while the next one is. SHARES blocks that
+// lie below each other share their tiles of b.
 template <int BM, int BN, int STAGES, int SHARES> struct Persistent {
     static constexpr int THREADS = 128 + BM / 64 * 128;
 
@@ -71,8 +71,8 @@ template <int BM, int BN, int STAGES, int SHARES> struct Persistent {
     }
 };
 
-// For few rows or few tiles: a block a tile, or a cluster, whose blocks take a part of k each, and add up their sums in the
-// order of k. Its last warp loads.
+// For few tiles: the blocks of a cluster take a part of k each, and add up their sums in the order of k. The last warp
+// loads.
 template <int BM, int BN, int STAGES> struct SplitK {
     static constexpr int LOADER = BM / 64 * 128, THREADS = LOADER + 32;
     static constexpr int FOURS = BN / 8;  // a thread's sums, four by four, are so many
@@ -93,34 +93,18 @@ template <int BM, int BN, int STAGES> struct SplitK {
         const int all = (p.k + DEPTH - 1) / DEPTH, first = all * rank / splits;
         const int steps = all * (rank + 1) / splits - first;
         Ring<STAGES> at;
-        if (splits > 1) cluster_arrive();  // until all have begun, nobody writes to their shared memory
+        cluster_arrive();  // until all have begun, nobody writes to their shared memory
         if (threadIdx.x >= LOADER) {
             if (threadIdx.x == LOADER) loop.load(at, p, &p.a, &p.b, m0, n0, first * DEPTH, steps, 0);
-            if (splits > 1) {
-                cluster_wait();
-                cluster_sync();
-            }
+            cluster_wait();
+            cluster_sync();
             return;
         }
         float sum[BN / 2];
         loop.compute(at, sum, threadIdx.x / 128, steps);
-        const uint32_t lane = threadIdx.x % 32, row0 = m0 + threadIdx.x / 32 * 16;
-        const bool any = row0 < p.m;  // of the warp's rows
-        // Columns eight * 8 + pair and the next of a row, and of that eight below it.
-        const auto store = [&](uint32_t eight, float4 v) {
-            const uint32_t row = row0 + lane / 4, column = n0 + eight * 8 + lane % 4 * 2;
-            const Row<C> upper{reinterpret_cast<C*>(p.c) + (size_t)row * p.n, p.n, p.accumulate != 0};
-            const Row<C> lower{upper.first + (size_t)8 * p.n, p.n, p.accumulate != 0};
-            if (row < p.m) upper.store(column, v.x, v.y);
-            if (row + 8 < p.m) lower.store(column, v.z, v.w);
-        };
-        const auto four = [&](int i) { return make_float4(sum[4 * i], sum[4 * i + 1], sum[4 * i + 2], sum[4 * i + 3]); };
-        if (splits == 1) {
-            if (!any) return;
-#pragma unroll
-            for (int i = 0; i < FOURS; i++) store(i, four(i));
-            return;
-        }
+        const uint32_t lane = threadIdx.x % 32, row = m0 + threadIdx.x / 32 * 16 + lane / 4;
+        const bool any = row - lane / 4 < p.m;  // of the warp's rows
+
         // Each block adds up a share of the columns; the others send it their parts.
         const uint32_t share = FOURS / splits;
         cluster_wait();
@@ -128,7 +112,8 @@ template <int BM, int BN, int STAGES> struct SplitK {
             uint32_t to = 0, place = 0;
 #pragma unroll
             for (int i = 0; i < FOURS; i++) {
-                store_shared_of(parts + (rank * share + place) * LOADER + threadIdx.x, to, four(i));
+                const float4 four = make_float4(sum[4 * i], sum[4 * i + 1], sum[4 * i + 2], sum[4 * i + 3]);
+                store_shared_of(parts + (rank * share + place) * LOADER + threadIdx.x, to, four);
                 if (++place == share) place = 0, to++;
             }
         }
@@ -140,12 +125,18 @@ template <int BM, int BN, int STAGES> struct SplitK {
                 const float4 part = parts[(of * share + i) * LOADER + threadIdx.x];
                 total.x += part.x, total.y += part.y, total.z += part.z, total.w += part.w;
             }
-            store(rank * share + i, total);
+            const uint32_t column = n0 + (rank * share + i) * 8 + lane % 4 * 2;
+            const auto store = [&](uint32_t m, float x, float y) {
+                const Row<C> to{reinterpret_cast<C*>(p.c) + (size_t)m * p.n, p.n, p.accumulate != 0};
+                if (m < p.m) to.store(column, x, y);
+            };
+            store(row, total.x, total.y);
+            store(row + 8, total.z, total.w);
         }
     }
 };
 
-// gemm/tiles.rs knows their sizes. Of 232 registers a computing thread, 128 are sums and 64 the tile before in the largest.
+// gemm/tiles.rs knows their sizes.
 #define PERSISTENT(layout, a, b, type, C, name, bm, bn, stages, shares)                           \
     KERNEL(gemm_sm90_##layout##_##type##_##name, GemmSm90Params, 128 + bm / 64 * 128, 1) {        \
         Persistent<bm, bn, stages, shares>::run<a, b, C>(p);                                      \

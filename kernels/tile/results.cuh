@@ -22,8 +22,8 @@ __device__ __forceinline__ void store_direct(const float (&sum)[N], const GemmSm
     }
 }
 
-// A warpgroup's tile of 64 x BN as bf16, on its way through shared memory and the copy engine, a slab of columns at a time
-// from two places in turn: lines of 128 or 64 bytes, swizzled as the copy engine does.
+// A warpgroup's tile of 64 x BN as bf16, on its way through shared memory and the copy engine, a slab of columns at a
+// time from two places in turn: lines of 128 or 64 bytes, swizzled as the copy engine does.
 template <int BN> struct Staged {
     static constexpr int WIDTH = BN % 64 == 0 ? 64 : 32;  // of a slab
     static constexpr int SLABS = BN / WIDTH;

@@ -1,7 +1,7 @@
 //! The tiles of `gemm_sm90.cu`, and which one a product gets.
 //!
-//! A tile's time is modelled from a few constants, measured on an H100 (132 multiprocessors, 1.98 GHz, 3.08 TB/s read)
-//! over Llama 3 8B's products with 1 to 8192 tokens; the tile of the least time is taken.
+//! A tile's time is modelled from a few constants, fitted to what every tile took on an H100 (132 multiprocessors,
+//! 3.08 TB/s read) for Llama 3 8B's products with 1 to 16384 tokens; the tile of the least time is taken.
 
 /// Of k a stage.
 pub const DEPTH: usize = 64;
@@ -19,7 +19,7 @@ pub enum Schedule {
     Pairs,
     /// The same without sharing.
     Single,
-    /// A block a tile, or the blocks of a cluster, each with a part of k.
+    /// The blocks of a cluster share a tile, each with a part of k.
     SplitK,
 }
 
@@ -46,14 +46,14 @@ const fn tile(name: &'static str, schedule: Schedule, size: [usize; 2], stages: 
 
 /// All of them.
 pub const TILES: [Tile; 8] = [
-    tile("256", Schedule::Pairs, [128, 256], 4, 0.632, 2.5),
-    tile("224", Schedule::Pairs, [128, 224], 4, 0.575, 2.0),
-    tile("192", Schedule::Pairs, [128, 192], 4, 0.478, 2.2),
-    tile("128", Schedule::Pairs, [128, 128], 6, 0.362, 1.5),
-    tile("64x128", Schedule::Single, [64, 128], 8, 0.24, 0.8),
-    tile("64x64", Schedule::Single, [64, 64], 12, 0.146, 0.1),
-    tile("split_64x128", Schedule::SplitK, [64, 128], 8, 0.203, 0.7),
-    tile("split_64x64", Schedule::SplitK, [64, 64], 8, 0.136, 0.7),
+    tile("256", Schedule::Pairs, [128, 256], 4, 0.636, 2.40),
+    tile("224", Schedule::Pairs, [128, 224], 4, 0.563, 2.09),
+    tile("192", Schedule::Pairs, [128, 192], 4, 0.483, 1.78),
+    tile("128", Schedule::Pairs, [128, 128], 6, 0.355, 1.13),
+    tile("64x128", Schedule::Single, [64, 128], 8, 0.195, 0.98),
+    tile("64x64", Schedule::Single, [64, 64], 12, 0.130, 0.67),
+    tile("split_64x128", Schedule::SplitK, [64, 128], 8, 0.299, 0.17),
+    tile("split_64x64", Schedule::SplitK, [64, 64], 8, 0.100, 1.98),
 ];
 
 impl Tile {
@@ -78,8 +78,8 @@ impl Tile {
         self.step
     }
 
-    /// Dynamic shared memory, bytes: the ring, where rows of b that run along n come by 64; and the places of results that
-    /// leave, two for each warpgroup, or of the sums of all parts.
+    /// Dynamic shared memory, bytes: the ring, where rows of b that run along n come by 64; and the places of results
+    /// that leave, two for each warpgroup, or of the sums of all parts.
     pub fn shared_bytes(&self) -> u32 {
         let [m, n] = self.size;
         let results = match self.schedule {
@@ -97,28 +97,39 @@ impl Tile {
     /// The numbers of parts that it can take a product's k in.
     pub fn splits(&self, k: usize) -> Vec<usize> {
         match self.schedule {
-            Schedule::SplitK => [1, 2, 4, MOST_SPLITS].into_iter().filter(|&s| s <= k.div_ceil(DEPTH)).collect(),
+            Schedule::SplitK => [2, 4, MOST_SPLITS].into_iter().filter(|&s| s <= k.div_ceil(DEPTH)).collect(),
             _ => vec![1],
         }
     }
 
-    /// Microseconds of a product.
+    /// Microseconds of a product. Over the 90 products that the constants are fitted to, the tile of the least modelled
+    /// time takes 0.4 % longer than the fastest on average, 6 % at worst.
     fn time(&self, multiprocessors: usize, [m, n, k]: [usize; 3], splits: usize) -> f64 {
-        const START: f64 = 4.03;
-        const BYTES: f64 = 3.38e6;
-        // Few blocks have too few bytes under way.
-        const LATENCY_BLOCKS: f64 = 6.5;
-        let [down, across] = self.grid(m, n);
+        const START: f64 = 2.9;
+        const START_PAIRS: f64 = 2.72;
+        const ADD_PARTS: f64 = 0.93;
+        const BYTES: f64 = 2.76e6;
+        // What is computed and what is read hide each other the less the more alike they are.
+        const OVERLAP: f64 = 6.6;
         let shares = self.shares();
+        let [down, across] = self.grid(m, n);
         let blocks = down.div_ceil(shares) * shares * across * splits;
         // Clusters of four and eight do not find a place on every multiprocessor: of 132, 120 had one.
         let places = if splits > 2 { multiprocessors * 10 / 11 } else { multiprocessors / shares * shares };
+        let rounds = blocks.div_ceil(places);
+        if self.schedule == Schedule::SplitK && rounds > 1 {
+            return f64::INFINITY; // its blocks do not run ahead: far behind the others
+        }
         let steps = k.div_ceil(DEPTH).div_ceil(splits);
-        let computed = blocks.div_ceil(places) as f64 * (steps as f64 * self.step + self.finish);
-        let moved = ((m * k + n * k + m * n) * ELEMENT) as f64;
-        let from_memory = moved / BYTES * (1.0 + LATENCY_BLOCKS / blocks.min(places) as f64);
-        let added = if splits > 1 { 1.0 } else { 0.0 };
-        START + computed.max(from_memory) + added
+        let computed = rounds as f64 * (steps as f64 * self.step + self.finish);
+        let moved = ((m * k + n * k + m * n) * ELEMENT) as f64 / BYTES;
+        let both = (computed.powf(OVERLAP) + moved.powf(OVERLAP)).powf(1.0 / OVERLAP);
+        let extra = match self.schedule {
+            Schedule::Pairs => START_PAIRS,
+            Schedule::SplitK => ADD_PARTS,
+            Schedule::Single => 0.0,
+        };
+        START + both + extra
     }
 }
 
@@ -155,14 +166,18 @@ mod tests {
             ([8192, 1024, 4096], &["256"]),
             ([768, 4096, 4096], &["192"]),
             ([512, 4096, 4096], &["128"]),
-            ([512, 14336, 4096], &["256"]),
+            ([512, 14336, 4096], &["224"]),
+            ([1024, 14336, 4096], &["224"]),
             ([4096, 4096, 64], &["256", "192", "128"]),
             ([14336, 4096, 128], &["256", "192", "128"]),
-            ([512, 1024, 4096], &["128x64", "64x128", "64"]),
+            ([512, 1024, 4096], &["64x64"]),
+            ([768, 1024, 4096], &["64x128"]),
             ([64, 4096, 4096], &["64x64"]),
+            ([128, 4096, 1024], &["64x64", "64x128"]),
             ([1, 14336, 4096], &["64x64", "64x128"]),
-            ([16, 1024, 4096], &["64x64"]),
-            ([128, 14336, 4096], &["64x128", "128x128", "128x64", "256"]),
+            ([16, 1024, 4096], &["split_64x64", "split_64x128"]),
+            ([128, 14336, 4096], &["64x128"]),
+            ([128, 4096, 14336], &["64x64"]),
         ];
         for (sizes, fastest) in cases {
             let (tile, splits) = choose(132, *sizes);
@@ -181,7 +196,7 @@ mod tests {
         }
         for tile in TILES {
             // One KB for the barriers.
-            assert!(tile.blocks as u32 * (tile.shared_bytes() + 1024) <= MOST_SHARED, "{tile:?}");
+            assert!(tile.shared_bytes() + 1024 <= MOST_SHARED, "{tile:?}");
         }
     }
 }
