@@ -55,7 +55,9 @@ __device__ __forceinline__ uint32_t multiply_add_pairs(uint32_t a, uint32_t b, u
 // Two bf16, each times 0 and added to those of `sum`: a sum of 0 becomes NaN where one is not finite.
 __device__ __forceinline__ uint32_t bf16x2_times_zero(uint32_t two, uint32_t sum) {
 #ifdef KIUNGO_EMULATOR
-    for (uint32_t half = 0x7f80u; half <= 0x7f800000u; half <<= 16) sum |= (two & half) == half ? half : 0;
+    for (const uint32_t exponent : {0x7f80u, 0x7f800000u}) {
+        if ((two & exponent) == exponent) sum |= exponent | exponent >> 1;
+    }
     return sum;
 #else
     uint32_t result;

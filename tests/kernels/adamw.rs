@@ -133,7 +133,10 @@ fn a_failed_step_changes_nothing_and_a_clipped_one_less() {
             assert!((second * 1e3 * n as f32 - 1.0).abs() < 1e-2, "{second} {precision:?} on {gpu}");
             let (w, moments) = after(f32::NAN, 2);
             assert_eq!(w, w0.to_f32().unwrap(), "{precision:?} on {gpu}");
-            assert!(moments.tensors().into_iter().all(|t| widened(t).iter().all(|&m| m == 0.0)), "{precision:?} on {gpu}");
+            assert!(
+                moments.tensors().into_iter().all(|t| widened(t).iter().all(|&m| m == 0.0)),
+                "{precision:?} on {gpu}"
+            );
         }
     }
 }

@@ -240,8 +240,8 @@ fn on_cpu(
 
 /// The reference.
 pub mod cpu {
-    use super::super::cpu::update;
     use super::super::codes;
+    use super::super::cpu::update;
     use super::{BLOCK, Coefficients, Rounding};
     use crate::device::DType;
     use crate::ops::Float;
@@ -321,8 +321,9 @@ pub mod cpu {
         });
     }
 
-    /// Elements that share four random words.
-    const WORDS: usize = 16;
+    /// Eight elements and those of the same place in the block's other half share four random words.
+    const HALF: usize = BLOCK / 2;
+    const GROUPS: usize = HALF / 8;
     /// By which a block of zeros may be divided.
     const LEAST_EPS: f32 = f32::from_bits((127 - 100) << 23);
 
@@ -365,11 +366,11 @@ pub mod cpu {
             v_exponent: &mut u8,
         ) {
             let c = &self.coefficients;
-            let words: [[u32; 4]; BLOCK / WORDS] =
-                std::array::from_fn(|i| self.words8((block * (BLOCK / WORDS) + i) as u64));
+            let words: [[u32; 4]; GROUPS] = std::array::from_fn(|i| self.words8((block * GROUPS + i) as u64));
             // Of element j: the byte of its number in its word, or in another word, and the bytes below, cyclically.
             let random = |j: usize, other: usize| {
-                words[j / WORDS][j % WORDS / 4 ^ other].rotate_left(24 - 8 * (j as u32 % 4))
+                let word = j / HALF * 2 + j % 8 / 4;
+                words[j % HALF / 8][word ^ other].rotate_left(24 - 8 * (j as u32 % 4))
             };
             let (gradient, root_square) = (c.gradient * self.clip, c.square.sqrt() * self.clip);
             let m_scale = codes::first_scale(*m_exponent) * (1.0 - c.gradient);
@@ -393,7 +394,7 @@ pub mod cpu {
             }
         }
 
-        /// The random words of elements `16 i` to `16 i + 15`.
+        /// The random words of the `i`-th eight of all blocks, and of its partner.
         fn words8(&self, i: u64) -> [u32; 4] {
             let halves = |x: u64| [x as u32, (x >> 32) as u32];
             let [low, high] = halves(i);
