@@ -51,17 +51,3 @@ __device__ __forceinline__ uint32_t multiply_add_pairs(uint32_t a, uint32_t b, u
     return d;
 #endif
 }
-
-// Two bf16, each times 0 and added to those of `sum`: a sum of 0 becomes NaN where one is not finite.
-__device__ __forceinline__ uint32_t bf16x2_times_zero(uint32_t two, uint32_t sum) {
-#ifdef KIUNGO_EMULATOR
-    for (const uint32_t exponent : {0x7f80u, 0x7f800000u}) {
-        if ((two & exponent) == exponent) sum |= exponent | exponent >> 1;
-    }
-    return sum;
-#else
-    uint32_t result;
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(two), "r"(0u), "r"(sum));
-    return result;
-#endif
-}

@@ -131,12 +131,12 @@ __device__ __forceinline__ void store_weights(Kind kind, const AdamwParams& p, u
 template <class Kind>
 __device__ __forceinline__ void store_weights(Kind kind, const AdamwParams& p, uint64_t i, const Eight (&w)[2],
                                               const Packed<bf16>* old, const RandomBits& random) {
-    uint32_t any = 0;  // not 0 if one is not finite, as it then was before
+    uint32_t any = 0;  // times 0 and added up: NaN if one is not finite, as it then was before
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const uint4 words = old[half].words[0];
-        any = bf16x2_times_zero(words.x, any), any = bf16x2_times_zero(words.y, any);
-        any = bf16x2_times_zero(words.z, any), any = bf16x2_times_zero(words.w, any);
+        any = multiply_add_pairs(words.x, 0, any), any = multiply_add_pairs(words.y, 0, any);
+        any = multiply_add_pairs(words.z, 0, any), any = multiply_add_pairs(words.w, 0, any);
     }
 #pragma unroll
     for (int half = 0; half < 2; half++) {
