@@ -217,7 +217,8 @@ __device__ __forceinline__ void update(const AdamwParams& p, const AdamwStep& st
         store_bytes(kind, reinterpret_cast<uint8_t*>(p.m), at, p.count, m_codes[half * 2], m_codes[half * 2 + 1]);
         store_bytes(kind, reinterpret_cast<uint8_t*>(p.v), at, p.count, v_codes[half * 2], v_codes[half * 2 + 1]);
     }
-    if (threadIdx.x % 32 < 4 && i < p.count) {  // all of the block have read theirs before the maxima
+    __syncwarp();  // all have read what four lanes write
+    if (threadIdx.x % 32 < 4 && i < p.count) {
         reinterpret_cast<uint8_t*>(p.m_exponents)[i / KIUNGO_ADAMW_BLOCK] = (uint8_t)m_exponent;
         reinterpret_cast<uint8_t*>(p.v_exponents)[i / KIUNGO_ADAMW_BLOCK] = (uint8_t)v_exponent;
     }
