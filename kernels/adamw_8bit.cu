@@ -21,6 +21,7 @@ template <class W, class G> __device__ __forceinline__ void adamw_8bit(const Ada
         }
     };
     const auto take = [&](float (&g)[LANE]) {
+        __syncwarp();
         now = next;
 #pragma unroll
         for (int half = 0; half < 2; half++) {

@@ -155,7 +155,8 @@ __device__ __forceinline__ void store_weights(Kind kind, const AdamwParams& p, u
     }
 }
 
-// A lane's step. `g` is its gradient, `squares` where the sum of its squares goes.
+// A lane's step. `g` is its gradient, `squares` where the sum of its squares goes. The warp has met since it read `now`, whose
+// exponents four lanes write.
 template <class W, class Kind>
 __device__ __forceinline__ void update(const AdamwParams& p, const AdamwStep& step, const BlockFactors& f, float& squares,
                                        uint64_t i, const Lane<W>& now, float (&g)[LANE], Kind kind) {
@@ -217,7 +218,6 @@ __device__ __forceinline__ void update(const AdamwParams& p, const AdamwStep& st
         store_bytes(kind, reinterpret_cast<uint8_t*>(p.m), at, p.count, m_codes[half * 2], m_codes[half * 2 + 1]);
         store_bytes(kind, reinterpret_cast<uint8_t*>(p.v), at, p.count, v_codes[half * 2], v_codes[half * 2 + 1]);
     }
-    __syncwarp();  // all have read what four lanes write
     if (threadIdx.x % 32 < 4 && i < p.count) {
         reinterpret_cast<uint8_t*>(p.m_exponents)[i / KIUNGO_ADAMW_BLOCK] = (uint8_t)m_exponent;
         reinterpret_cast<uint8_t*>(p.v_exponents)[i / KIUNGO_ADAMW_BLOCK] = (uint8_t)v_exponent;
