@@ -89,7 +89,9 @@ impl LinearBackward<'_, '_> {
         for &(projection, dy) in layers {
             match &mut self.gradients {
                 BlockGradients::Weights(g) => linear::backward_weight(dy, x, &mut g.linear[projection])?,
-                BlockGradients::AtOnce { linear, .. } => linear.learn(projection, &mut self.weights[projection], dy, x)?,
+                BlockGradients::AtOnce { linear, .. } => {
+                    linear.learn(projection, &mut self.weights[projection], dy, x)?
+                }
                 BlockGradients::Frozen | BlockGradients::Adapters(_) => {}
             }
         }

@@ -141,15 +141,24 @@ fn layers_of_one_x() {
             };
             let mut y = outputs.map(|outputs| run.poisoned(&[tokens, outputs]));
             let mut s = [0; 3].map(|_| run.poisoned_as(DType::F32, &[tokens, rank]));
-            let layer = |(i, (y, s)): (usize, (_, _))| {
-                Layer { weight: &weights[i], adapter: (i != 1).then(|| (factors(i), s)), y }
+            let layer = |(i, (y, s)): (usize, (_, _))| Layer {
+                weight: &weights[i],
+                adapter: (i != 1).then(|| (factors(i), s)),
+                y,
             };
             lora::layers(&x, &mut y.iter_mut().zip(&mut s).enumerate().map(layer).collect::<Vec<_>>()).unwrap();
             let mut ds = [0; 3].map(|_| run.poisoned_as(DType::F32, &[tokens, rank]));
             let mut da = [0; 3].map(|_| run.f32(&vec![0.5; rank * inputs], &[rank, inputs]));
             let mut db = outputs.map(|outputs| run.f32(&vec![0.5; outputs * rank], &[outputs, rank]));
             let gradients = ds.iter_mut().zip(&mut da).zip(&mut db).enumerate().filter(|(i, _)| *i != 1);
-            let branch = |(i, ((ds, da), db)): (usize, ((_, _), _))| Branch { dy: &tensors[i].0, s: &s[i], factors: factors(i), ds, da, db };
+            let branch = |(i, ((ds, da), db)): (usize, ((_, _), _))| Branch {
+                dy: &tensors[i].0,
+                s: &s[i],
+                factors: factors(i),
+                ds,
+                da,
+                db,
+            };
             lora::backward_all(&x, &mut gradients.map(branch).collect::<Vec<_>>(), Some(&mut dx)).unwrap();
             let ([s0, _, s2], [ds0, _, ds2], [da0, _, da2], [db0, _, db2]) = (s, ds, da, db);
             y.into_iter().chain([s0, s2, ds0, ds2, da0, da2, db0, db2, dx]).collect()

@@ -101,7 +101,10 @@ fn products_run_on_tensor_cores_and_copies_are_wide() {
 /// it has waited.
 #[test]
 fn kernels_wait_before_they_touch_memory() {
-    let touches = ["LDG", "STG", "LDGSTS", "ATOMG", "RED.", "REDG", "UTMALDG", "UTMASTG", "UTMAREDG", "UBLKCP", "UBLKRED", " LD.", " ST."];
+    let touches = [
+        "LDG", "STG", "LDGSTS", "ATOMG", "RED.", "REDG", "UTMALDG", "UTMASTG", "UTMAREDG", "UBLKCP", "UBLKRED", " LD.",
+        " ST.",
+    ];
     for (stem, sass) in dump("-sass") {
         for cubin in sass.split("arch = ").skip(1).filter(|cubin| cubin.starts_with("sm_90")) {
             for kernel in cubin.split("Function : ").skip(1) {

@@ -71,9 +71,7 @@ pub fn with_more(mut launch: Launch, layout: Layout, tile: &Tile, [m, n, _]: [us
         _ => ([more.k, n], [DEPTH / tile.shares(), SLAB]),
     };
     let b = TensorMap { address: more.b, shape, block };
-    launch
-        .tensor_map(offset_of!(GemmSm90Params, more_a), a)
-        .tensor_map(offset_of!(GemmSm90Params, more_b), b)
+    launch.tensor_map(offset_of!(GemmSm90Params, more_a), a).tensor_map(offset_of!(GemmSm90Params, more_b), b)
 }
 
 /// The launch with this tile and so many parts of k.
