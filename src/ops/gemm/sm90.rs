@@ -42,7 +42,6 @@ pub fn takes_more(multiprocessors: usize, [m, n, k]: [usize; 3], more: usize) ->
 }
 
 /// The launch of `c = a b + more`, Nt or Nn, or None where the tile for it takes one product alone.
-#[expect(clippy::too_many_arguments, reason = "two products")]
 pub fn gemm_and_more(
     multiprocessors: usize,
     layout: Layout,
