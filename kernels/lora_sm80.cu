@@ -1,6 +1,7 @@
 // The products of a low-rank adapter on the tensor cores, for bf16 activations. They are bound by the activations, which
 // each reads or writes once. A factor stays f32 in all but name: it goes in as two bf16, its rounded value and what
-// rounding took off, which leaves 2^-18 of it.
+// rounding took off, which leaves 2^-18 of it. A launch takes the products of several adapters, its jobs: each alone would
+// be over before all multiprocessors had work.
 #include "kernel.cuh"
 #include "ptx/memory.cuh"
 #include "tile/fragment.cuh"
@@ -10,6 +11,13 @@
 
 constexpr int THREADS = 128;
 constexpr int DEPTH = 64;  // of the sum a stage
+
+// The job that this block is of, and the block's place in it.
+template <class Params> __device__ __forceinline__ auto& my_job(const Params& p, uint32_t& block) {
+    uint32_t which = 0;
+    for (block = blockIdx.x; block >= p.jobs[which].blocks; which++) block -= p.jobs[which].blocks;
+    return p.jobs[which];
+}
 
 // A part of a small f32 matrix in shared memory, split: ROWS of it by DEPTH of the sum, zeros beyond the matrix.
 // K_MAJOR: lines in memory, and here, run along the sum.
@@ -57,8 +65,13 @@ __device__ __forceinline__ uint4 drop(uint4 eight, const DropoutParams& dropout,
     return eight;
 }
 
-// Partial sums of out[m, rank] = activations . factor over a part of the sum: 64 of m by RANKS of the rank a block.
+// Sums of out[m, rank] = activations . factor over all or a part of k: 64 of m by RANKS of the rank a block.
 // M_MAJOR: the activations' lines run along m (the sum is over tokens), else along the sum.
+template <int RANKS> struct ThinShared {
+    bf16 left[64 * DEPTH];
+    bf16 right[2 * RANKS * DEPTH];
+};
+
 template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
     using Activations = SwizzledTile<8>;
     using Right = Factor<RANKS, DEPTH, FACTOR_K_MAJOR>;
@@ -69,7 +82,7 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
         float right[Right::EACH];
     };
 
-    static __device__ __forceinline__ void load(Stage& stage, const LoraThinParams& p, uint32_t m0, uint32_t r0,
+    static __device__ __forceinline__ void load(Stage& stage, const LoraThinJob& p, uint32_t m0, uint32_t r0,
                                                 uint32_t k0) {
         const uint32_t lines = M_MAJOR ? p.k : p.m, columns = M_MAJOR ? p.m : p.k;
         const uint32_t line0 = M_MAJOR ? k0 : m0, column0 = M_MAJOR ? m0 : k0;
@@ -87,13 +100,14 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
         }
     }
 
-    static __device__ __forceinline__ void run(const LoraThinParams& p) {
-        __shared__ __align__(16) bf16 left[ROWS * DEPTH];
-        __shared__ __align__(16) Right right;
+    static __device__ __forceinline__ void run(const LoraThinJob& p, uint32_t block, ThinShared<RANKS>& shared) {
+        bf16* left = shared.left;
+        Right& right = reinterpret_cast<Right&>(shared.right);
         const DropoutParams dropout = of_this_step(p.dropout);
-        const uint32_t m0 = blockIdx.x * ROWS, r0 = blockIdx.y * RANKS;
+        const uint32_t tiles_m = (p.m + ROWS - 1) / ROWS, tiles_n = (p.n + RANKS - 1) / RANKS;
+        const uint32_t m0 = block % tiles_m * ROWS, r0 = block / tiles_m % tiles_n * RANKS, part = block / tiles_m / tiles_n;
         const uint32_t all = (p.k + DEPTH - 1) / DEPTH;
-        const uint32_t first = all * blockIdx.z / gridDim.z, last = all * (blockIdx.z + 1) / gridDim.z;
+        const uint32_t first = all * part / p.parts, last = all * (part + 1) / p.parts;
         const int warp_row = threadIdx.x / 32 * 16;
         float sum[RANKS / 8][4] = {};
         Stage stage;
@@ -110,7 +124,7 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
             for (int i = 0; i < Right::EACH; i++) right.store(i, stage.right[i], [](int row) { return row; });
             __syncthreads();
             if (step + 1 < last) load(stage, p, m0, r0, (step + 1) * DEPTH);
-#pragma unroll
+#pragma unroll(RANKS < 64 ? DEPTH / 16 : 1)  // else registers do not suffice
             for (int k = 0; k < DEPTH; k += 16) {
                 uint32_t a[4];
                 fragment_a<Activations, !M_MAJOR>(a, left, warp_row, k);
@@ -128,11 +142,17 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
             __syncthreads();
         }
         const int lane = threadIdx.x % 32, row = m0 + warp_row + lane / 4;
-        float* partial = reinterpret_cast<float*>(p.partials) + (size_t)blockIdx.z * p.m * p.n;
+        float* partial = reinterpret_cast<float*>(p.partials) + (size_t)part * p.m * p.n;
 #pragma unroll
         for (int i = 0; i < RANKS / 2; i++) {
             const uint32_t m = row + i % 4 / 2 * 8, r = r0 + i / 4 * 8 + lane % 4 * 2 + i % 2;
-            if (m < p.m && r < p.n) partial[(size_t)m * p.n + r] = sum[i / 4][i % 4];
+            if (m >= p.m || r >= p.n) continue;
+            if (p.out) {
+                float* out = reinterpret_cast<float*>(p.out) + (p.transposed ? (size_t)r * p.m + m : (size_t)m * p.n + r);
+                *out = fmaf(p.scale, sum[i / 4][i % 4], *out);
+            } else {
+                partial[(size_t)m * p.n + r] = sum[i / 4][i % 4];
+            }
         }
     }
 };
@@ -140,29 +160,31 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
 // out[m, n], or its transpose, = or += scale times the sum of the partial sums, in their order. The blocks behind those
 // that this takes make a factor a side of the product that takes it as more of k (gemm_sm90.cu).
 KERNEL(lora_sum, LoraSumParams, 256) {
-    const uint32_t count = p.m * p.n, blocks = (count + 255) / 256;
-    if (blockIdx.x >= blocks) {
-        const uint32_t i = (blockIdx.x - blocks) * 256 + threadIdx.x;
-        const float* factor = reinterpret_cast<const float*>(p.factor.x);
-        if (i < p.factor.rows * p.factor.rank) side_row(p.factor.side, i, p.factor.rank, p.factor.width, factor[i], false);
+    uint32_t block;
+    const LoraSumJob& job = my_job(p, block);
+    const uint32_t count = job.m * job.n, blocks = (count + 255) / 256;
+    if (block >= blocks) {
+        const uint32_t i = (block - blocks) * 256 + threadIdx.x;
+        const LoraSideParams& f = job.factor;
+        if (i < f.rows * f.rank) side_row(f.side, i, f.rank, f.width, reinterpret_cast<const float*>(f.x)[i], false);
         return;
     }
-    const uint32_t i = blockIdx.x * 256 + threadIdx.x;
+    const uint32_t i = block * 256 + threadIdx.x;
     if (i >= count) return;
-    const uint32_t from = p.transposed ? i % p.m * p.n + i / p.m : i;
+    const uint32_t from = job.transposed ? i % job.m * job.n + i / job.m : i;
+    const float* partials = reinterpret_cast<const float*>(job.partials) + from;
     float sum = 0.0f;
-    for (uint32_t part = 0; part < p.parts; part++) {
-        sum += reinterpret_cast<const float*>(p.partials)[(size_t)part * count + from];
-    }
-    float* out = reinterpret_cast<float*>(p.out) + i;
-    *out = p.accumulate ? fmaf(p.scale, sum, *out) : p.scale * sum;
-    if (p.side) side_row(p.side, i, p.n, p.width, p.side_scale * *out, true);
+#pragma unroll 8
+    for (uint32_t part = 0; part < job.parts; part++) sum += partials[(size_t)part * count];
+    float* out = reinterpret_cast<float*>(job.out) + i;
+    *out = job.accumulate ? fmaf(job.scale, sum, *out) : job.scale * sum;
+    if (job.side) side_row(job.side, i, job.n, job.width, job.side_scale * *out, true);
 }
 
 // y[m, n] += scale * dropout(left[m, rank] . factor): 64 of m by 128 of n a block. A lane holds eight neighbours of a row,
 // so that y moves 16 bytes at a time: column 8 t + 2 j + e of 32 is column 2 t + e of the j-th fragment.
 template <bool FACTOR_K_MAJOR> struct Wide {
-    static constexpr int ROWS = 64, COLUMNS = 128, RANKS = 32;  // at a time
+    static constexpr int ROWS = 64, COLUMNS = 128, RANKS = 16;  // at a time
     using Left = Factor<ROWS, RANKS, true>;
     using Right = Factor<COLUMNS, RANKS, FACTOR_K_MAJOR>;
 
@@ -170,12 +192,15 @@ template <bool FACTOR_K_MAJOR> struct Wide {
         return column / 32 * 32 + column % 8 / 2 * 8 + column % 32 / 8 * 2 + column % 2;
     }
 
-    static __device__ __forceinline__ void run(const LoraParams& p) {
+    static __device__ __forceinline__ void run(const LoraParams& p, uint32_t block) {
         __shared__ __align__(16) Left left;
         __shared__ __align__(16) Right right;
         const DropoutParams dropout = of_this_step(p.dropout);
-        const uint32_t m0 = blockIdx.x * ROWS, n0 = blockIdx.y * COLUMNS;
+        const uint32_t tiles_m = (p.m + ROWS - 1) / ROWS, m0 = block % tiles_m * ROWS, n0 = block / tiles_m * COLUMNS;
         const int warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
+        const auto row = [&](int i) { return m0 + warp_row + lane / 4 + i % 2 * 8; };
+        const auto column = [&](int i) { return n0 + i / 2 * 32 + lane % 4 * 8; };
+        bf16* y = reinterpret_cast<bf16*>(p.out);
         float sum[COLUMNS / 8][4] = {};
         for (uint32_t k0 = 0; k0 < p.k; k0 += RANKS) {
 #pragma unroll 8
@@ -207,33 +232,51 @@ template <bool FACTOR_K_MAJOR> struct Wide {
             }
             __syncthreads();
         }
+        constexpr int EIGHTS = COLUMNS / 32 * 2;
+        Packed<bf16> before[EIGHTS];  // asked for together: each would else wait for the store before it
 #pragma unroll
-        for (int i = 0; i < COLUMNS / 32 * 2; i++) {
-            const uint32_t row = m0 + warp_row + lane / 4 + i % 2 * 8, column = n0 + i / 2 * 32 + lane % 4 * 8;
-            if (row >= p.m || column >= p.n) continue;
-            const uint64_t at = (uint64_t)row * p.n + column;
-            bf16* y = reinterpret_cast<bf16*>(p.out) + at;
-            Eight eight = load_eight(y);
+        for (int i = 0; i < EIGHTS; i++) {
+            if (row(i) < p.m && column(i) < p.n) before[i] = load_packed(y + (size_t)row(i) * p.n + column(i));
+        }
+#pragma unroll
+        for (int i = 0; i < EIGHTS; i++) {
+            if (row(i) >= p.m || column(i) >= p.n) continue;
+            const uint64_t at = (uint64_t)row(i) * p.n + column(i);
+            Eight eight = unpack(before[i]);
             const uint32_t kept = dropout.threshold == 0 ? 0xff
                                                          : dropout_kept(dropout, at / 4) | dropout_kept(dropout, at / 4 + 1) << 4;
 #pragma unroll
             for (int e = 0; e < 8; e++) {
                 if (kept >> e & 1) eight.v[e] = fmaf(p.scale, sum[i / 2 * 4 + e / 2][i % 2 * 2 + e % 2], eight.v[e]);
             }
-            store_eight(y, eight);
+            store_eight(y + at, eight);
         }
     }
 };
 
 // s = drop(x) a^T; ds = dy b; db = dy^T s; da^T = drop(x)^T ds. Ranks up to 16, up to 32, and 64 at a time.
-#define THIN_KERNELS(ranks, blocks)                                                                                \
-    KERNEL(lora_thin_down_##ranks, LoraThinParams, THREADS, blocks) { Thin<ranks, false, true>::run(p); }            \
-    KERNEL(lora_thin_ds_##ranks, LoraThinParams, THREADS, blocks) { Thin<ranks, false, false>::run(p); }             \
-    KERNEL(lora_thin_tokens_##ranks, LoraThinParams, THREADS, blocks) { Thin<ranks, true, false>::run(p); }
-THIN_KERNELS(16, 4)
-THIN_KERNELS(32, 3)
-THIN_KERNELS(64, 2)
+template <int RANKS> __device__ __forceinline__ void thin(const LoraThinParams& p) {
+    __shared__ __align__(16) ThinShared<RANKS> shared;
+    uint32_t block;
+    const LoraThinJob& job = my_job(p, block);
+    switch (job.kind) {
+        case KIUNGO_LORA_DOWN: return Thin<RANKS, false, true>::run(job, block, shared);
+        case KIUNGO_LORA_DS: return Thin<RANKS, false, false>::run(job, block, shared);
+        default: return Thin<RANKS, true, false>::run(job, block, shared);
+    }
+}
+KERNEL(lora_thin_16, LoraThinParams, THREADS, 4) { thin<16>(p); }
+KERNEL(lora_thin_32, LoraThinParams, THREADS, 3) { thin<32>(p); }
+KERNEL(lora_thin_64, LoraThinParams, THREADS, 2) { thin<64>(p); }
 
-// y += s b^T; dx += drop'(ds a)
-KERNEL(lora_wide_up, LoraParams, THREADS) { Wide<true>::run(p); }
-KERNEL(lora_wide_dx, LoraParams, THREADS) { Wide<false>::run(p); }
+// y += s b^T, each adapter to a y of its own.
+KERNEL(lora_wide_up, LoraWideParams, THREADS) {
+    uint32_t block;
+    const LoraWideJob& job = my_job(p, block);
+    Wide<true>::run(job.product, block);
+}
+
+// dx += drop'(ds a) of all adapters that read x.
+KERNEL(lora_wide_dx, LoraWideParams, THREADS) {
+    for (uint32_t i = 0; i < KIUNGO_LORA_JOBS && p.jobs[i].blocks; i++) Wide<false>::run(p.jobs[i].product, blockIdx.x);
+}

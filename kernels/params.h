@@ -273,16 +273,30 @@ typedef struct LoraParams {
     DropoutParams dropout;
 } LoraParams;
 
-/* lora_sm80.cu: partial sums of left . right, 64 of m a block; z blocks share k */
-typedef struct LoraThinParams {
-    uint64_t left;      /* bf16 [m, k], or [k, m] */
-    uint64_t right;     /* float [n, k], or [k, n] */
-    uint64_t partials;  /* float [z][m, n] */
+/* lora_sm80.cu: what one launch does, the blocks of each first to last */
+#define KIUNGO_LORA_JOBS 6
+
+/* out[m, n] from left . right: as partial sums, 64 of m a block, or all at once where `parts` is 1 */
+#define KIUNGO_LORA_DOWN 0   /* left [m, k], right [n, k] */
+#define KIUNGO_LORA_DS 1     /* left [m, k], right [k, n] */
+#define KIUNGO_LORA_TOKENS 2 /* left [k, m], right [k, n] */
+typedef struct LoraThinJob {
+    uint64_t left;        /* bf16 */
+    uint64_t right;       /* float */
+    uint64_t partials;    /* float [parts][m, n] */
+    uint64_t out;         /* float [m, n], or [n, m]: added to; of one part that is not for lora_sum */
     uint32_t m;
     uint32_t n;
     uint32_t k;
-    uint32_t unused;
+    uint32_t parts;       /* of k */
+    uint32_t kind;
+    uint32_t transposed;  /* 1: out is [n, m] */
+    uint32_t blocks;
+    float scale;          /* of what is added to out */
     DropoutParams dropout;
+} LoraThinJob;
+typedef struct LoraThinParams {
+    LoraThinJob jobs[KIUNGO_LORA_JOBS];
 } LoraThinParams;
 
 /* A factor's f32 values in bf16: as two h + l, in rows of h, h, l, zeros; or, where width < 3 rank, rounded */
@@ -295,7 +309,8 @@ typedef struct LoraSideParams {
     uint32_t unused;
 } LoraSideParams;
 
-typedef struct LoraSumParams {
+/* out[m, n], or its transpose, = or += scale times the sum of partial sums */
+typedef struct LoraSumJob {
     uint64_t partials;    /* float [parts][m, n] */
     uint64_t out;         /* float [m, n], or [n, m] */
     uint32_t m;
@@ -307,8 +322,23 @@ typedef struct LoraSumParams {
     uint64_t side;        /* bf16 [m, width], or 0: side_scale * out as two bf16 h + l, in rows of h, l, h, zeros; or rounded */
     uint32_t width;
     float side_scale;
-    LoraSideParams factor;  /* by the blocks behind those that sum; no rows: none */
+    uint32_t blocks;      /* with those behind the sums for the factor */
+    uint32_t unused;
+    LoraSideParams factor;  /* no rows: none */
+} LoraSumJob;
+typedef struct LoraSumParams {
+    LoraSumJob jobs[KIUNGO_LORA_JOBS];
 } LoraSumParams;
+
+/* out[m, n] += scale * dropout(left[m, k] . right), 64 of m by 128 of n a block */
+typedef struct LoraWideJob {
+    LoraParams product;
+    uint32_t blocks;
+    uint32_t unused;
+} LoraWideJob;
+typedef struct LoraWideParams {
+    LoraWideJob jobs[KIUNGO_LORA_JOBS];
+} LoraWideParams;
 
 /* lora_sm90.cu: lora_sides makes the factors sides of products, and clears the counters */
 typedef struct LoraSidesParams {

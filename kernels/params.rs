@@ -2,6 +2,10 @@ pub const KIUNGO_NF4_BLOCK: u32 = 64;
 pub const KIUNGO_NF4_NESTED_BLOCK: u32 = 256;
 pub const KIUNGO_STOPPED_FOR_GOOD: u32 = 2;
 pub const KIUNGO_NORMAL_COUNTER: u32 = 4294967295;
+pub const KIUNGO_LORA_JOBS: u32 = 6;
+pub const KIUNGO_LORA_DOWN: u32 = 0;
+pub const KIUNGO_LORA_DS: u32 = 1;
+pub const KIUNGO_LORA_TOKENS: u32 = 2;
 pub const KIUNGO_SQUARES_CHUNK: u32 = 16384;
 pub const KIUNGO_POOLING_COLUMNS: u32 = 512;
 pub const KIUNGO_POOLING_MEAN: u32 = 0;
@@ -329,15 +333,25 @@ pub struct LoraParams {
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
-pub struct LoraThinParams {
+pub struct LoraThinJob {
     pub left: u64,
     pub right: u64,
     pub partials: u64,
+    pub out: u64,
     pub m: u32,
     pub n: u32,
     pub k: u32,
-    pub unused: u32,
+    pub parts: u32,
+    pub kind: u32,
+    pub transposed: u32,
+    pub blocks: u32,
+    pub scale: f32,
     pub dropout: DropoutParams,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct LoraThinParams {
+    pub jobs: [LoraThinJob; 6usize],
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
@@ -351,7 +365,7 @@ pub struct LoraSideParams {
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
-pub struct LoraSumParams {
+pub struct LoraSumJob {
     pub partials: u64,
     pub out: u64,
     pub m: u32,
@@ -363,7 +377,26 @@ pub struct LoraSumParams {
     pub side: u64,
     pub width: u32,
     pub side_scale: f32,
+    pub blocks: u32,
+    pub unused: u32,
     pub factor: LoraSideParams,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct LoraSumParams {
+    pub jobs: [LoraSumJob; 6usize],
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct LoraWideJob {
+    pub product: LoraParams,
+    pub blocks: u32,
+    pub unused: u32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct LoraWideParams {
+    pub jobs: [LoraWideJob; 6usize],
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]

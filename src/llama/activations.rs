@@ -125,8 +125,8 @@ pub struct Scratch {
     pub dup: Tensor,
     /// Gradient of `gated`.
     pub dgated: Tensor,
-    /// Gradient of an adapter's `x A^T`, `[tokens, rank]` f32.
-    pub dlow_rank: Tensor,
+    /// Gradient of each adapter's `x A^T`, `[tokens, rank]` f32.
+    pub dlow_rank: PerProjection<Tensor>,
 }
 
 impl Scratch {
@@ -149,21 +149,23 @@ impl Scratch {
             dgate: matrix(config.intermediate_size)?,
             dup: matrix(config.intermediate_size)?,
             dgated: matrix(config.intermediate_size)?,
-            dlow_rank: Tensor::zeros(device, DType::F32, &[tokens, rank])?,
+            dlow_rank: PerProjection::try_from_fn(|_| Tensor::zeros(device, DType::F32, &[tokens, rank]))?,
         })
     }
 
     /// Uses the first `tokens` rows of every buffer.
     pub fn set_tokens(&mut self, tokens: usize) -> Result<(), DeviceError> {
         let Scratch { dq, dk, dv, dattended, delta, dnormed, dgate, dup, dgated, dlow_rank } = self;
-        [dq, dk, dv, dattended, delta, dnormed, dgate, dup, dgated, dlow_rank]
+        [dq, dk, dv, dattended, delta, dnormed, dgate, dup, dgated]
             .into_iter()
+            .chain(dlow_rank.iter_mut().map(|(_, t)| t))
             .try_for_each(|t| t.set_rows(tokens))
     }
 
     /// Bytes of all buffers.
     pub fn bytes(config: &Config, dtype: DType, tokens: usize, rank: usize) -> usize {
         let wide = config.hidden_size + 2 * config.query_size() + 2 * config.key_size() + 3 * config.intermediate_size;
-        tokens * (wide * dtype.size() + (config.heads + rank) * DType::F32.size())
+        let single = config.heads + Projection::ALL.len() * rank;
+        tokens * (wide * dtype.size() + single * DType::F32.size())
     }
 }

@@ -73,32 +73,41 @@ struct LinearBackward<'a, 'g> {
 }
 
 impl LinearBackward<'_, '_> {
-    /// With `y = x W^T + lora(x)`: gradients of the parameters, and `dx` (added to if `accumulate`), if it is wanted.
+    /// Of layers that read the same x, each with the gradient dy of its output, `y = x W^T + lora(x)`: gradients of the
+    /// parameters, and `dx`, the sum of all, if it is wanted.
     fn run(
         &mut self,
-        projection: Projection,
-        dy: &Tensor,
+        layers: &[(Projection, &Tensor)],
         x: &Tensor,
-        dx: Option<(&mut Tensor, bool)>,
-        dlow_rank: &mut Tensor,
+        mut dx: Option<&mut Tensor>,
+        dlow_rank: &mut PerProjection<Tensor>,
     ) -> Result {
-        let dx = match dx {
-            Some((dx, accumulate)) => {
-                linear::backward_input(dy, &self.weights[projection], dx, accumulate)?;
-                Some(dx)
-            }
-            None => None,
-        };
-        match &mut self.gradients {
-            BlockGradients::Weights(gradients) => linear::backward_weight(dy, x, &mut gradients.linear[projection])?,
-            BlockGradients::AtOnce { linear, .. } => linear.learn(projection, &mut self.weights[projection], dy, x)?,
-            BlockGradients::Frozen | BlockGradients::Adapters(_) => {}
+        if let Some(dx) = &mut dx {
+            let products: Vec<_> = layers.iter().map(|&(projection, dy)| (dy, &self.weights[projection])).collect();
+            linear::backward_inputs(&products, dx)?;
         }
-        let Some(factors) = self.adapters.and_then(|a| a.factors(projection)) else { return Ok(()) };
+        for &(projection, dy) in layers {
+            match &mut self.gradients {
+                BlockGradients::Weights(g) => linear::backward_weight(dy, x, &mut g.linear[projection])?,
+                BlockGradients::AtOnce { linear, .. } => {
+                    linear.learn(projection, &mut self.weights[projection], dy, x)?
+                }
+                BlockGradients::Frozen | BlockGradients::Adapters(_) => {}
+            }
+        }
         let BlockGradients::Adapters(gradients) = &mut self.gradients else { return Ok(()) };
-        let Some(g) = &mut gradients[projection] else { return Ok(()) };
-        let s = &self.low_rank[projection];
-        lora::backward(dy, x, s, &factors, dlow_rank, &mut g.a, &mut g.b, dx)
+        let mut branches = vec![];
+        for ((projection, ds), (_, gradient)) in dlow_rank.iter_mut().zip(gradients.iter_mut()) {
+            let dy = layers.iter().find(|(of, _)| *of == projection).map(|(_, dy)| *dy);
+            let factors = self.adapters.and_then(|a| a.factors(projection));
+            let (Some(dy), Some(factors), Some(g)) = (dy, factors, gradient) else { continue };
+            let s = &self.low_rank[projection];
+            branches.push(lora::Branch { dy, s, factors, ds, da: &mut g.a, db: &mut g.b });
+        }
+        if branches.is_empty() {
+            return Ok(());
+        }
+        lora::backward_all(x, &mut branches, dx)
     }
 }
 
@@ -126,25 +135,19 @@ impl Block {
         let mut linear = LinearBackward { weights, adapters, low_rank: &kept.low_rank, gradients };
 
         // output = middle + down(silu(gate) * up)
-        linear.run(Down, gradient, &kept.gated, Some((dgated, false)), ds)?;
+        linear.run(&[(Down, &*gradient)], &kept.gated, Some(dgated), ds)?;
         swiglu::backward(dgated, &kept.gate, &kept.up, dgate, dup)?;
-        linear.run(Up, dup, &kept.mlp_input, Some((dnormed, false)), ds)?;
-        linear.run(Gate, dgate, &kept.mlp_input, Some((dnormed, true)), ds)?;
+        linear.run(&[(Up, &*dup), (Gate, &*dgate)], &kept.mlp_input, Some(dnormed), ds)?;
         let (weight, inv_rms) = (&*post_norm, &kept.middle_inv_rms);
         rmsnorm::backward(dnormed, &kept.middle, weight, inv_rms, gradient, linear.gradients.post_norm())?;
 
         // middle = input + o(attention(rope(q), rope(k), v))
-        linear.run(O, gradient, &kept.attended, Some((dattended, false)), ds)?;
+        linear.run(&[(O, &*gradient)], &kept.attended, Some(dattended), ds)?;
         let (q, k, v, o, lse) = (&kept.q, &kept.k, &kept.v, &kept.attended, &kept.log_sum_exp);
         attention::backward(dattended, q, k, v, o, lse, sequences, context.heads(), dq, dk, dv, delta)?;
         rope::backward_both(dq, dk, sequences.positions(), rope, config.head_dim)?;
-        let x = &kept.attention_input;
-        let mut accumulate = false;
-        for (projection, dy) in [(V, dv), (K, dk), (Q, dq)] {
-            let dx = input_gradient.then_some((&mut *dnormed, accumulate));
-            linear.run(projection, dy, x, dx, ds)?;
-            accumulate = true;
-        }
+        let dx = input_gradient.then_some(&mut *dnormed);
+        linear.run(&[(V, &*dv), (K, &*dk), (Q, &*dq)], &kept.attention_input, dx, ds)?;
         if input_gradient {
             let (weight, inv_rms) = (&*input_norm, &kept.input_inv_rms);
             rmsnorm::backward(dnormed, input, weight, inv_rms, gradient, linear.gradients.input_norm())?;

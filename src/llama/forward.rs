@@ -2,12 +2,12 @@
 
 use super::activations::Activations;
 use super::adapters::Adapted;
-use super::config::{Config, Projection, Projection::*};
+use super::config::Config;
 use super::model::Block;
 use crate::device::Tensor;
 use crate::ops::attention::{self, Heads};
 use crate::ops::sequences::Sequences;
-use crate::ops::{Result, linear, lora, residual, rmsnorm, rope, swiglu};
+use crate::ops::{Result, lora, residual, rmsnorm, rope, swiglu};
 
 /// What every block of a pass shares.
 #[derive(Clone, Copy)]
@@ -40,30 +40,28 @@ impl Block {
     ) -> Result {
         let Context { config, rope, sequences } = context;
         let Activations { input_inv_rms, attention_input, q, k, v, log_sum_exp, attended, middle, .. } = kept;
-        let low_rank = &mut kept.low_rank;
-        let mut apply = |projection: Projection, x: &Tensor, y: &mut Tensor| {
-            let weight = &self.linear[projection];
-            match adapters.and_then(|a| a.factors(projection)) {
-                Some(factors) => lora::linear(x, weight, &factors, &mut low_rank[projection], y),
-                None => linear::forward(x, weight, y),
-            }
+        let mut layers = self.linear.iter().zip(kept.low_rank.iter_mut()).map(|((projection, weight), (_, s))| {
+            let factors = adapters.and_then(|a| a.factors(projection));
+            (weight, factors.map(|factors| (factors, s)))
+        });
+        // In the order of the projections: those of one x together.
+        let mut apply = |x: &Tensor, outputs: &mut [&mut Tensor]| {
+            let layer = |(y, (weight, adapter))| lora::Layer { weight, adapter, y };
+            lora::layers(x, &mut outputs.iter_mut().map(|y| &mut **y).zip(&mut layers).map(layer).collect::<Vec<_>>())
         };
 
         rmsnorm::forward(input, &self.input_norm, config.rms_norm_eps, attention_input, input_inv_rms)?;
-        apply(Q, attention_input, q)?;
-        apply(K, attention_input, k)?;
-        apply(V, attention_input, v)?;
+        apply(attention_input, &mut [&mut *q, &mut *k, &mut *v])?;
         rope::forward_both(q, k, sequences.positions(), rope, config.head_dim)?;
         attention::forward(q, k, v, sequences, context.heads(), attended, log_sum_exp)?;
-        apply(O, attended, middle)?;
+        apply(attended, &mut [&mut *middle])?;
 
         let Activations { middle_inv_rms, mlp_input, gate, up, gated, .. } = kept;
         let (norm, eps) = (&self.post_norm, config.rms_norm_eps);
         rmsnorm::forward_residual(middle, input, norm, eps, mlp_input, middle_inv_rms)?;
-        apply(Gate, mlp_input, gate)?;
-        apply(Up, mlp_input, up)?;
+        apply(mlp_input, &mut [&mut *gate, &mut *up])?;
         swiglu::forward(gate, up, gated)?;
-        apply(Down, gated, output)?;
+        apply(gated, &mut [&mut *output])?;
         residual::add(output, middle)
     }
 }

@@ -35,7 +35,7 @@ pub(super) mod fused;
 
 use super::Result;
 use super::check::{Allowed, Check, F32, FLOAT};
-use super::gemm::{Layout, gemm};
+use super::gemm::{self, Layout, gemm};
 use super::nf4::{Nf4Tensor, dequantize};
 use crate::device::{DType, Device, Tensor};
 
@@ -163,6 +163,39 @@ pub fn backward_input(dy: &Tensor, weight: &Weight, dx: &mut Tensor, accumulate:
         return launches.iter().try_for_each(|launch| Ok(gpu.launch(launch)?));
     }
     weight.with_dense(|w| gemm(Layout::Nn, dy, w, dx, accumulate))
+}
+
+/// Gradient with respect to an x that several layers read: `dx = dy_0 W_0 + dy_1 W_1 + ...`, each dy with its weight, as in
+/// [`backward_input`]. On a Hopper GPU two dense layers of many tokens are one product, rounded once.
+pub fn backward_inputs(layers: &[(&Tensor, &Weight)], dx: &mut Tensor) -> Result {
+    let mut accumulate = false;
+    for layers in layers.chunks(2) {
+        match layers {
+            [first, second] if !accumulate && backward_two(*first, *second, dx)? => {}
+            _ => {
+                for (i, (dy, weight)) in layers.iter().enumerate() {
+                    backward_input(dy, weight, dx, accumulate || i > 0)?;
+                }
+            }
+        }
+        accumulate = true;
+    }
+    Ok(())
+}
+
+/// Both in one launch; false where there is none.
+fn backward_two(first: (&Tensor, &Weight), second: (&Tensor, &Weight), dx: &mut Tensor) -> Result<bool> {
+    let check = Check::new("linear backward", dx);
+    for (dy, weight) in [first, second] {
+        let (outputs, inputs) = weight.check(&check)?;
+        check.tensor("dx", dx, &[dx.rows(), inputs], FLOAT)?;
+        check.tensor("dy", dy, &[dx.rows(), outputs], Allowed::Only(dx.dtype()))?;
+    }
+    let ((dy, Weight::Dense(w)), (more_dy, Weight::Dense(more_w))) = (first, second) else { return Ok(false) };
+    let Device::Cuda(gpu) = check.device() else { return Ok(false) };
+    let Some(launch) = gemm::cuda::two(gpu, [dy, more_dy], [w, more_w], dx)? else { return Ok(false) };
+    gpu.launch(&launch)?;
+    Ok(true)
 }
 
 /// Gradient of [`forward`] with respect to the weight: `dw += dy^T x`.

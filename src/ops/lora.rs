@@ -7,7 +7,7 @@
 //!
 //! - Cost: forward `2 * tokens * rank * (in + out)` FLOPs, backward twice that, and once more `2 * tokens * rank *
 //!   in` for `dx`; activations are read once a product: forward moves `b * tokens * (in + 2 * out)` bytes, and the
-//!   factors. On a GPU, [`workspace`] says how much of that bf16 needs.
+//!   factors. On a GPU, [`workspace`] and [`layers_workspace`] say what bf16 needs.
 //! - Error: 1e-6, gradients too; in bf16 at most twice the error of the exact result rounded once. A GPU within
 //!   8e-6 of the CPU: for bf16 activations a factor goes to the tensor cores as two bf16. But [`linear`](fn@linear) on
 //!   Hopper rounds factors and s to bf16 where there are more than 32 ranks, as autocast does: at most twice that error.
@@ -85,18 +85,49 @@ impl<'a> Factors<'a> {
     }
 }
 
-/// Bytes of a GPU's [workspace](Gpu::reserve) that [`forward`] and [`backward`] need for bf16 activations, of a layer of
-/// `shape`, `[out, in]`; f32 needs none.
-pub fn workspace(gpu: &Gpu, tokens: usize, shape: [usize; 2], rank: usize) -> usize {
-    sm80::workspace(gpu, tokens, shape, rank)
+/// A layer and its adapter, if it has one.
+pub struct Layer<'a> {
+    /// `[out, in]`.
+    pub weight: &'a Weight,
+    /// The factors, and `s`, `[tokens, rank]`, f32, out: `drop(x) A^T`, which [`backward`] reads.
+    pub adapter: Option<(Factors<'a>, &'a mut Tensor)>,
+    /// `[tokens, out]`, of x's type, overwritten.
+    pub y: &'a mut Tensor,
 }
 
-/// Bytes of a GPU's [workspace](Gpu::reserve) that [`linear`](fn@linear) and [`backward`] need at most, for a weight and bf16
-/// activations.
-pub fn linear_workspace(gpu: &Gpu, tokens: usize, weight: &Weight, rank: usize) -> usize {
-    let shape = [weight.shape()[0], weight.shape()[1]];
-    let parts: usize = sm80::linear_parts(gpu, tokens, weight, rank).into_iter().sum();
-    parts.max(workspace(gpu, tokens, shape, rank))
+impl Layer<'_> {
+    /// Of the adapter; 0 without.
+    fn rank(&self) -> usize {
+        self.adapter.as_ref().map_or(0, |(factors, _)| factors.a.rows())
+    }
+}
+
+/// An adapter in a backward pass; fields as [`backward`]'s arguments.
+pub struct Branch<'a> {
+    /// `[tokens, out]`.
+    pub dy: &'a Tensor,
+    /// `[tokens, rank]`, f32, as forward left it.
+    pub s: &'a Tensor,
+    /// The factors.
+    pub factors: Factors<'a>,
+    /// `[tokens, rank]`, f32, scratch.
+    pub ds: &'a mut Tensor,
+    /// `[rank, in]`, f32, added to.
+    pub da: &'a mut Tensor,
+    /// `[out, rank]`, f32, added to.
+    pub db: &'a mut Tensor,
+}
+
+/// Bytes of a GPU's [workspace](Gpu::reserve) that [`forward`], [`backward`] and [`backward_all`] need at most for so many
+/// adapters of bf16 activations; f32 needs none.
+pub fn workspace(gpu: &Gpu, tokens: usize, rank: usize, adapters: usize) -> usize {
+    sm80::workspace(gpu, tokens, rank, adapters)
+}
+
+/// Bytes of a GPU's [workspace](Gpu::reserve) that [`layers`] and [`backward_all`] need at most, for layers of these weights and
+/// bf16 activations.
+pub fn layers_workspace(gpu: &Gpu, tokens: usize, weights: &[&Weight], rank: usize) -> usize {
+    sm80::layers_workspace(gpu, tokens, weights, rank)
 }
 
 /// Adds the adapter's output to `y`.
@@ -127,26 +158,40 @@ pub fn forward(x: &Tensor, factors: &Factors, s: &mut Tensor, y: &mut Tensor) ->
 /// - `s`: `[tokens, rank]`, f32, out, as [`forward`] leaves it
 /// - `y`: `[tokens, out]`, of `x`'s type, overwritten
 ///
-/// On a Hopper GPU one product makes y, `[x | scale s] [W | B]^T`, rounded once; elsewhere [`linear::forward`] and then
-/// [`forward`]. The one product needs [`linear_workspace`] bytes of the workspace.
+/// On a Hopper GPU one product makes y of many tokens, `[x | scale s] [W | B]^T`, rounded once; elsewhere [`linear::forward`] and
+/// then [`forward`]. It needs [`layers_workspace`] bytes of the workspace.
 pub fn linear(x: &Tensor, weight: &Weight, factors: &Factors, s: &mut Tensor, y: &mut Tensor) -> Result {
+    layers(x, &mut [Layer { weight, adapter: Some((*factors, s)), y }])
+}
+
+/// [`linear`](fn@linear) of layers that read the same x, with and without adapters. On a GPU their adapters share launches.
+pub fn layers(x: &Tensor, layers: &mut [Layer]) -> Result {
     let check = Check::new("lora", x);
-    let [rank, inputs, outputs] = factors.check(&check)?;
-    let of_weight = weight.check(&check)?;
-    check.value(of_weight == (outputs, inputs), || {
-        format!("the weight is {of_weight:?}, and the adapter is for {outputs} x {inputs}")
-    })?;
     let tokens = x.rows();
-    check.tensor("x", x, &[tokens, inputs], FLOAT)?;
-    check.tensor("s", s, &[tokens, rank], F32)?;
-    check.tensor("y", y, &[tokens, outputs], Allowed::Only(x.dtype()))?;
-    if let Device::Cuda(gpu) = check.device()
-        && sm80::linear(gpu, x, weight, factors, s, y)?
-    {
-        return Ok(());
+    for Layer { weight, adapter, y } in layers.iter() {
+        let (outputs, inputs) = weight.check(&check)?;
+        check.tensor("x", x, &[tokens, inputs], FLOAT)?;
+        check.tensor("y", y, &[tokens, outputs], Allowed::Only(x.dtype()))?;
+        let Some((factors, s)) = adapter else { continue };
+        let [rank, of_a, of_b] = factors.check(&check)?;
+        check.value((outputs, inputs) == (of_b, of_a), || {
+            format!("the weight is {:?}, and the adapter is for {of_b} x {of_a}", (outputs, inputs))
+        })?;
+        check.tensor("s", s, &[tokens, rank], F32)?;
     }
-    linear::forward(x, weight, y)?;
-    forward(x, factors, s, y)
+    if let Device::Cuda(gpu) = check.device()
+        && tokens > 0
+        && layers.iter().all(|layer| sm80::fits(x, [x.columns(), layer.y.columns()]))
+    {
+        return sm80::layers(gpu, x, layers);
+    }
+    for Layer { weight, adapter, y } in layers {
+        linear::forward(x, weight, y)?;
+        if let Some((factors, s)) = adapter {
+            forward(x, factors, s, y)?;
+        }
+    }
+    Ok(())
 }
 
 /// Gradients of [`forward`], all added: with `ds = scale * dy B`, `dA += ds^T drop(x)`, `dB += scale * dy^T s`, and
@@ -165,25 +210,36 @@ pub fn backward(
     ds: &mut Tensor,
     da: &mut Tensor,
     db: &mut Tensor,
-    mut dx: Option<&mut Tensor>,
+    dx: Option<&mut Tensor>,
 ) -> Result {
+    backward_all(x, &mut [Branch { dy, s, factors: *factors, ds, da, db }], dx)
+}
+
+/// [`backward`] of adapters that read the same x. On a GPU they share launches.
+pub fn backward_all(x: &Tensor, branches: &mut [Branch], mut dx: Option<&mut Tensor>) -> Result {
     let check = Check::new("lora backward", x);
-    let [rank, inputs, outputs] = factors.check(&check)?;
     let tokens = x.rows();
-    check.tensor("x", x, &[tokens, inputs], FLOAT)?;
-    check.tensor("dy", dy, &[tokens, outputs], Allowed::Only(x.dtype()))?;
-    check.tensor("s", s, &[tokens, rank], F32)?;
-    check.tensor("ds", ds, &[tokens, rank], F32)?;
-    check.like("da", da, factors.a)?;
-    check.like("db", db, factors.b)?;
+    for Branch { dy, s, factors, ds, da, db } in branches.iter() {
+        let [rank, inputs, outputs] = factors.check(&check)?;
+        check.tensor("x", x, &[tokens, inputs], FLOAT)?;
+        check.tensor("dy", dy, &[tokens, outputs], Allowed::Only(x.dtype()))?;
+        check.tensor("s", s, &[tokens, rank], F32)?;
+        check.tensor("ds", ds, &[tokens, rank], F32)?;
+        check.like("da", da, factors.a)?;
+        check.like("db", db, factors.b)?;
+    }
     if let Some(dx) = &dx {
         check.like("dx", dx, x)?;
     }
     match check.device() {
-        Device::Cpu => with_float!(x.dtype(), T => cpu::backward::<T>(
-            cpu::Factors::new(factors)?, dy.as_slice()?, x.as_slice()?, s.as_slice()?, ds.as_mut_slice()?,
-            da.as_mut_slice()?, db.as_mut_slice()?, dx.as_mut().map(|dx| dx.as_mut_slice()).transpose()?)),
-        Device::Cuda(gpu) if tokens > 0 => cuda::backward(gpu, dy, x, s, factors, ds, da, db, dx.as_deref())?,
+        Device::Cpu => {
+            for Branch { dy, s, factors, ds, da, db } in branches {
+                with_float!(x.dtype(), T => cpu::backward::<T>(
+                    cpu::Factors::new(factors)?, dy.as_slice()?, x.as_slice()?, s.as_slice()?, ds.as_mut_slice()?,
+                    da.as_mut_slice()?, db.as_mut_slice()?, dx.as_mut().map(|dx| dx.as_mut_slice()).transpose()?));
+            }
+        }
+        Device::Cuda(gpu) if tokens > 0 => cuda::backward(gpu, x, branches, dx.as_deref())?,
         Device::Cuda(_) => {}
     }
     Ok(())

@@ -83,8 +83,8 @@ mod cuda {
 
     pub fn forward([n, hidden]: [usize; 2], unit: &Tensor, similarity: &Tensor) -> Result<Launch> {
         let params = params([n, hidden], unit, similarity)?;
-        let grid = [n.div_ceil(ROWS), n.div_ceil(THREADS / 32)].map(|x| x as u32);
-        Ok(Launch::new("pairs", "pairs_forward", [grid[0], grid[1], 1], THREADS as u32, params))
+        let blocks = n.div_ceil(ROWS) as u32;
+        Ok(Launch::new("pairs", "pairs_forward", [blocks, blocks, 1], THREADS as u32, params))
     }
 
     pub fn backward([n, hidden]: [usize; 2], dsimilarity: &Tensor, unit: &Tensor, dunit: &Tensor) -> Result<Launch> {

@@ -14,6 +14,7 @@ use crate::device::{DType, Device, DeviceError, Gpu, Staging, Tensor};
 use crate::llama::Layer;
 use crate::llama::activations::{Activations, Scratch};
 use crate::llama::adapters::StepDropout;
+use crate::llama::config::Projection::*;
 use crate::llama::encode::Encoder;
 use crate::llama::forward::Context;
 use crate::llama::model::Model;
@@ -491,15 +492,18 @@ impl Trainer {
 /// Makes the workspace as large as the largest batch needs it, so that it grows in no step.
 fn reserve(model: &Model, tokens: usize, pairs: usize, rank: usize, settings: &Settings) -> Result {
     let Device::Cuda(gpu) = &model.device else { return Ok(()) };
-    // Fewer tokens may need more: their sums are cut into more parts.
     let at_once = settings.update == When::AtOnce;
-    let product = |weight: &Weight| match rank {
-        0 => weight.workspace_bytes(),
-        rank => (1..=tokens).map(|tokens| lora::linear_workspace(gpu, tokens, weight, rank)).max().unwrap_or(0),
-    };
     // All blocks are alike.
-    let weights = model.blocks.iter().take(1).flat_map(|block| block.linear.iter());
-    let products = weights.map(|(_, weight)| product(weight)).max().unwrap_or(0);
+    let Some(block) = model.blocks.first() else { return Ok(()) };
+    // Those of one input share launches.
+    let products = [&[Q, K, V][..], &[O], &[Gate, Up], &[Down]].map(|projections| {
+        let weights: Vec<&Weight> = projections.iter().map(|&p| &block.linear[p]).collect();
+        match rank {
+            0 => weights.iter().map(|weight| weight.workspace_bytes()).max().unwrap_or(0),
+            rank => lora::layers_workspace(gpu, tokens, &weights, rank),
+        }
+    });
+    let products = products.into_iter().max().unwrap_or(0);
     let norm = rmsnorm::workspace(gpu, tokens, model.config.hidden_size);
     let heads = Heads { query: model.config.heads, key_value: model.config.kv_heads, dim: model.config.head_dim };
     let attention = attention::workspace(gpu, model.compute, tokens, heads);

@@ -151,7 +151,7 @@ fn cross_entropy_uses_room_for_a_chunk_of_logits() {
 fn lora_uses_room_for_partial_sums_and_the_others_none() {
     const HEADS: Heads = Heads { query: 4, key_value: 2, dim: 64 };
     let lengths = [3, 1];
-    let bytes = |gpu: &Gpu| lora::workspace(gpu, lengths.iter().sum(), [256, 64], 8);
+    let bytes = |gpu: &Gpu| lora::workspace(gpu, lengths.iter().sum(), 8, 1);
     uses("a block's ops", bytes, |device| {
         let sequences = Sequences::new(device, &lengths).unwrap();
         let tokens = sequences.tokens();

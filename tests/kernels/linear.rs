@@ -172,3 +172,35 @@ fn many_tokens_over_nf4_give_the_products_of_the_dequantised_weight() {
         }
     }
 }
+
+#[test]
+fn gradient_of_an_input_of_several_layers() {
+    let case = |[tokens, inputs]: [usize; 2], outputs: [usize; 3], nf4: bool| {
+        let mut rng = rng(6);
+        let layers = outputs
+            .map(|outputs| (outputs, normal_bf16(&mut rng, outputs * inputs), normal_bf16(&mut rng, tokens * outputs)));
+        move |run: &Run| {
+            let weights = layers.each_ref().map(|(outputs, w, _)| match nf4 {
+                true => Weight::Nf4(Nf4Tensor::quantize(&run.f32(w, &[*outputs, inputs]), false).unwrap()),
+                false => Weight::Dense(run.tensor(w, &[*outputs, inputs])),
+            });
+            let dy = layers.each_ref().map(|(outputs, _, dy)| run.tensor(dy, &[tokens, *outputs]));
+            let products: Vec<_> = dy.iter().zip(&weights).collect();
+            (1..=3)
+                .map(|layers| {
+                    let mut dx = run.poisoned(&[tokens, inputs]);
+                    linear::backward_inputs(&products[..layers], &mut dx).unwrap();
+                    dx
+                })
+                .collect::<Vec<_>>()
+        }
+    };
+    for nf4 in [false, true] {
+        compare(&format!("inputs of several layers, 4 bits: {nf4}"), 2e-6, case([5, 64], [24, 40, 8], nf4));
+        for (sizes, outputs) in
+            [([768, 4096], [1024, 1024, 4096]), ([768, 4096], [14336, 14336, 64]), ([300, 576], [1536, 40, 576])]
+        {
+            compare_large(&format!("inputs of {outputs:?}, 4 bits: {nf4}"), 5e-6, || case(sizes, outputs, nf4));
+        }
+    }
+}

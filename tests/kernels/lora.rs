@@ -1,8 +1,8 @@
 use super::{Run, compare, compare_large};
 use crate::support::{assert_as_good, fast_gpus, normal, normal_bf16, rng, tensor_as, widen};
-use kiungo::device::{DType, Device};
+use kiungo::device::{DType, Device, Tensor};
 use kiungo::ops::linear::{self, Weight};
-use kiungo::ops::lora::{self, Factors};
+use kiungo::ops::lora::{self, Branch, Factors, Layer};
 use kiungo::ops::nf4::Nf4Tensor;
 use kiungo::ops::philox::Dropout;
 
@@ -117,4 +117,63 @@ fn a_layer_with_an_adapter_of_many_ranks() {
 
 fn bf16(x: &[f32]) -> Vec<f32> {
     tensor_as(DType::Bf16, x, &[x.len(), 1]).to_f32().unwrap()
+}
+
+#[test]
+fn layers_of_one_x() {
+    // Outputs of layers with an adapter each, but the second; every layer has a dropout of its own.
+    let case = |[tokens, inputs, rank]: [usize; 3], outputs: [usize; 3], probability: f32| {
+        let mut rng = rng(1);
+        let [x, dx] = [0; 2].map(|_| normal_bf16(&mut rng, tokens * inputs));
+        let layers = outputs.map(|outputs| {
+            let (w, dy) = (normal_bf16(&mut rng, outputs * inputs), normal_bf16(&mut rng, tokens * outputs));
+            (outputs, w, dy, normal(&mut rng, rank * inputs), normal(&mut rng, outputs * rank))
+        });
+        move |run: &Run| {
+            let (x, mut dx) = (run.tensor(&x, &[tokens, inputs]), run.tensor(&dx, &[tokens, inputs]));
+            let weights = layers.each_ref().map(|(outputs, w, ..)| Weight::Dense(run.tensor(w, &[*outputs, inputs])));
+            let tensors: [(Tensor, Tensor, Tensor); 3] = layers.each_ref().map(|(outputs, _, dy, a, b)| {
+                (run.tensor(dy, &[tokens, *outputs]), run.f32(a, &[rank, inputs]), run.f32(b, &[*outputs, rank]))
+            });
+            let factors = |i: usize| {
+                let drop = Dropout { probability, seed: 9, stream: i as u32, step: 2, first: 0 };
+                Factors { dropout: Some(drop), ..Factors::new(&tensors[i].1, &tensors[i].2, 0.5) }
+            };
+            let mut y = outputs.map(|outputs| run.poisoned(&[tokens, outputs]));
+            let mut s = [0; 3].map(|_| run.poisoned_as(DType::F32, &[tokens, rank]));
+            let layer = |(i, (y, s)): (usize, (_, _))| Layer {
+                weight: &weights[i],
+                adapter: (i != 1).then(|| (factors(i), s)),
+                y,
+            };
+            lora::layers(&x, &mut y.iter_mut().zip(&mut s).enumerate().map(layer).collect::<Vec<_>>()).unwrap();
+            let mut ds = [0; 3].map(|_| run.poisoned_as(DType::F32, &[tokens, rank]));
+            let mut da = [0; 3].map(|_| run.f32(&vec![0.5; rank * inputs], &[rank, inputs]));
+            let mut db = outputs.map(|outputs| run.f32(&vec![0.5; outputs * rank], &[outputs, rank]));
+            let gradients = ds.iter_mut().zip(&mut da).zip(&mut db).enumerate().filter(|(i, _)| *i != 1);
+            let branch = |(i, ((ds, da), db)): (usize, ((_, _), _))| Branch {
+                dy: &tensors[i].0,
+                s: &s[i],
+                factors: factors(i),
+                ds,
+                da,
+                db,
+            };
+            lora::backward_all(&x, &mut gradients.map(branch).collect::<Vec<_>>(), Some(&mut dx)).unwrap();
+            let ([s0, _, s2], [ds0, _, ds2], [da0, _, da2], [db0, _, db2]) = (s, ds, da, db);
+            y.into_iter().chain([s0, s2, ds0, ds2, da0, da2, db0, db2, dx]).collect()
+        }
+    };
+    for probability in [0.0, 0.3] {
+        compare(&format!("layers, {probability}"), 8e-6, case([5, 64, 3], [24, 40, 72], probability));
+        compare(&format!("layers, {probability}"), 8e-6, case([70, 24, 20], [8, 16, 136], probability));
+        for (sizes, outputs) in [
+            ([80, 4096, 16], [4096, 1024, 1024]),
+            ([768, 4096, 16], [4096, 1024, 1024]),
+            ([300, 1536, 32], [576, 1536, 4096]),
+            ([2048, 1024, 8], [4096, 1024, 64]),
+        ] {
+            compare_large(&format!("layers {sizes:?}, {probability}"), 1e-5, || case(sizes, outputs, probability));
+        }
+    }
 }

@@ -52,6 +52,26 @@ fn gradients_match_central_differences_and_add() {
 }
 
 #[test]
+fn an_input_of_several_layers_has_the_sum_of_their_gradients() {
+    let mut rng = rng(4);
+    let layers = [0; 3].map(|_| (normal(&mut rng, OUT * IN), normal(&mut rng, TOKENS * OUT)));
+    let weights = layers.each_ref().map(|(w, _)| Weight::Dense(tensor(w, &[OUT, IN])));
+    let dy = layers.each_ref().map(|(_, dy)| tensor(dy, &[TOKENS, OUT]));
+    let mut dx = poisoned(&[TOKENS, IN]);
+    linear::backward_inputs(&dy.iter().zip(&weights).collect::<Vec<_>>(), &mut dx).unwrap();
+    let expected: Vec<f64> = (0..TOKENS * IN)
+        .map(|i| {
+            let (token, input) = (i / IN, i % IN);
+            let of = |(w, dy): &(Vec<f32>, Vec<f32>)| {
+                (0..OUT).map(|o| f64::from(dy[token * OUT + o]) * f64::from(w[o * IN + input])).sum::<f64>()
+            };
+            layers.iter().map(of).sum()
+        })
+        .collect();
+    assert_close("dx", dx.as_slice::<f32>().unwrap(), &expected, 1e-6);
+}
+
+#[test]
 fn bf16_rounds_once() {
     let mut rng = rng(3);
     let (x, w) = (normal_bf16(&mut rng, TOKENS * IN), normal_bf16(&mut rng, OUT * IN));

@@ -3,7 +3,8 @@ use crate::support::{
     tensor_as, widen,
 };
 use kiungo::device::{DType, Tensor};
-use kiungo::ops::lora::{self, Factors};
+use kiungo::ops::linear::Weight;
+use kiungo::ops::lora::{self, Branch, Factors, Layer};
 use kiungo::ops::philox::Dropout;
 
 const TOKENS: usize = 5;
@@ -91,6 +92,36 @@ fn gradients_match_central_differences_and_add() {
         assert_gradient("da", &a, &added(&da), 1e-6, |a| loss(&x, a, &b));
         assert_gradient("db", &b, &added(&db), 1e-6, |b| loss(&x, &a, b));
     }
+}
+
+#[test]
+fn layers_of_one_x_are_what_each_is_alone() {
+    let Case { x, a, b, dy } = case(4);
+    let other = case(5);
+    let (x, dys) = (tensor(&x, &[TOKENS, IN]), [dy, other.dy].map(|dy| tensor(&dy, &[TOKENS, OUT])));
+    let (weight, factors) = (Weight::Dense(tensor(&[0.5; OUT * IN], &[OUT, IN])), [[a, b], [other.a, other.b]]);
+    let factors = factors.map(|[a, b]| [tensor(&a, &[RANK, IN]), tensor(&b, &[OUT, RANK])]);
+    let factors = factors.each_ref().map(|[a, b]| Factors { dropout: Some(dropout()), ..Factors::new(a, b, SCALE) });
+    let zeros = |shape: &[usize]| tensor(&vec![0.0; shape.iter().product()], shape);
+    let run = |each_alone: bool| {
+        let [mut y, mut s, mut ds] = [OUT, RANK, RANK].map(|columns| [0; 2].map(|_| zeros(&[TOKENS, columns])));
+        let [mut da, mut db] = [[RANK, IN], [OUT, RANK]].map(|shape| [0; 2].map(|_| zeros(&shape)));
+        let mut dx = zeros(&[TOKENS, IN]);
+        let adapters = factors.into_iter().zip(&mut s).map(Some);
+        let mut layers: Vec<_> =
+            adapters.zip(&mut y).map(|(adapter, y)| Layer { weight: &weight, adapter, y }).collect();
+        layers.chunks_mut(if each_alone { 1 } else { 2 }).for_each(|layers| lora::layers(&x, layers).unwrap());
+        let gradients = ds.iter_mut().zip(&mut da).zip(&mut db);
+        let mut branches: Vec<_> = (dys.iter().zip(&s).zip(factors).zip(gradients))
+            .map(|(((dy, s), factors), ((ds, da), db))| Branch { dy, s, factors, ds, da, db })
+            .collect();
+        for branches in branches.chunks_mut(if each_alone { 1 } else { 2 }) {
+            lora::backward_all(&x, branches, Some(&mut dx)).unwrap();
+        }
+        let all = y.iter().chain(&s).chain(&ds).chain(&da).chain(&db).chain([&dx]);
+        all.map(|t| t.to_vec::<f32>().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(run(true), run(false));
 }
 
 #[test]

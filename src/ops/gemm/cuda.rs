@@ -44,6 +44,17 @@ pub fn gemm(
     }
 }
 
+/// The launch of `c = a_0 b_0 + a_1 b_1`, [`Layout::Nn`], or None where no kernel takes both.
+pub fn two(gpu: &Gpu, a: [&Tensor; 2], b: [&Tensor; 2], c: &Tensor) -> Result<Option<Launch>> {
+    let fits = |t: &&Tensor| t.dtype() == DType::Bf16 && t.columns().is_multiple_of(8) && t.rows() > 0;
+    if gpu.capability() != HOPPER || !a.iter().chain(&b).chain([&c]).all(fits) {
+        return Ok(None);
+    }
+    let sizes = [c.rows(), c.columns(), a[0].columns()];
+    let more = sm90::More { a: a[1].address()?, b: b[1].address()?, k: a[1].columns() };
+    sm90::gemm_and_more(gpu.multiprocessors() as usize, Layout::Nn, sizes, a[0], b[0], c, &more)
+}
+
 fn tensor_cores(
     multiprocessors: u32,
     layout: Layout,

@@ -28,7 +28,7 @@ pub fn gemm(
     launch(multiprocessors, layout, sizes, (tile, splits), a, b, c, accumulate)
 }
 
-/// Another product to be added: `a[m, k] b[n, k]`, bf16, where they lie.
+/// Another product to be added, of the same layout: `a[m, k]` and b, bf16, where they lie.
 pub struct More {
     pub a: u64,
     pub b: u64,
@@ -36,9 +36,15 @@ pub struct More {
     pub k: usize,
 }
 
-/// The launch of `c = a b^T + more`, or None where the tile for it takes one product alone.
+/// Whether [`gemm_and_more`] takes another product, of so many columns of k.
+pub fn takes_more(multiprocessors: usize, [m, n, k]: [usize; 3], more: usize) -> bool {
+    choose(multiprocessors, [m, n, k + more]).0.schedule != Schedule::SplitK
+}
+
+/// The launch of `c = a b + more`, Nt or Nn, or None where the tile for it takes one product alone.
 pub fn gemm_and_more(
     multiprocessors: usize,
+    layout: Layout,
     [m, n, k]: [usize; 3],
     a: &Tensor,
     b: &Tensor,
@@ -49,19 +55,22 @@ pub fn gemm_and_more(
     if tile.schedule == Schedule::SplitK {
         return Ok(None);
     }
-    let launch = launch(multiprocessors, Layout::Nt, [m, n, k], (tile, splits), a, b, c, false)?;
-    Ok(Some(with_more(launch, tile, [m, n, k], more)))
+    let launch = launch(multiprocessors, layout, [m, n, k], (tile, splits), a, b, c, false)?;
+    Ok(Some(with_more(launch, layout, tile, [m, n, k], more)))
 }
 
 /// A launch of a persistent tile with another product to be added.
-pub fn with_more(mut launch: Launch, tile: &Tile, [m, n, _]: [usize; 3], more: &More) -> Launch {
+pub fn with_more(mut launch: Launch, layout: Layout, tile: &Tile, [m, n, _]: [usize; 3], more: &More) -> Launch {
     let at = offset_of!(GemmSm90Params, more);
     launch.params[at..at + 4].copy_from_slice(&(more.k.div_ceil(DEPTH) as u32).to_ne_bytes());
-    let map = |address, rows, block| TensorMap { address, shape: [rows, more.k], block: [block, DEPTH] };
     let a_rows = tile.size[0].min(m.next_multiple_of(8));
-    launch
-        .tensor_map(offset_of!(GemmSm90Params, more_a), map(more.a, m, a_rows))
-        .tensor_map(offset_of!(GemmSm90Params, more_b), map(more.b, n, tile.size[1] / tile.shares()))
+    let a = TensorMap { address: more.a, shape: [m, more.k], block: [a_rows, DEPTH] };
+    let (shape, block) = match layout {
+        Layout::Nt => ([n, more.k], [tile.size[1] / tile.shares(), DEPTH]),
+        _ => ([more.k, n], [DEPTH / tile.shares(), SLAB]),
+    };
+    let b = TensorMap { address: more.b, shape, block };
+    launch.tensor_map(offset_of!(GemmSm90Params, more_a), a).tensor_map(offset_of!(GemmSm90Params, more_b), b)
 }
 
 /// The launch with this tile and so many parts of k.

@@ -1,6 +1,6 @@
 //! Launches of `lora.cu`, in f32 on ordinary cores; [`sm80`] takes what it can.
 
-use super::{Factors, sm80};
+use super::{Branch, Factors, sm80};
 use crate::device::{Gpu, Launch, Tensor};
 use crate::ops::Result;
 use crate::ops::float::kernel_for;
@@ -27,23 +27,16 @@ pub fn forward(gpu: &Gpu, x: &Tensor, factors: &Factors, s: &Tensor, y: &Tensor)
     launch(gpu, Product::wide(up, [tokens, outputs, rank]), factors, [s, factors.b, y])
 }
 
-#[expect(clippy::too_many_arguments, reason = "the equations have that many names")]
-pub fn backward(
-    gpu: &Gpu,
-    dy: &Tensor,
-    x: &Tensor,
-    s: &Tensor,
-    factors: &Factors,
-    ds: &Tensor,
-    da: &Tensor,
-    db: &Tensor,
-    dx: Option<&Tensor>,
-) -> Result {
-    let (tokens, inputs, outputs) = (x.rows(), x.columns(), dy.columns());
-    if sm80::fits(x, [inputs, outputs]) {
-        return sm80::backward(gpu, dy, x, s, factors, ds, da, db, dx);
+pub fn backward(gpu: &Gpu, x: &Tensor, branches: &[Branch], dx: Option<&Tensor>) -> Result {
+    if branches.iter().all(|branch| sm80::fits(x, [x.columns(), branch.dy.columns()])) {
+        return sm80::backward(gpu, x, branches, dx);
     }
-    let rank = factors.a.rows();
+    branches.iter().try_for_each(|branch| one_backward(gpu, x, branch, dx))
+}
+
+fn one_backward(gpu: &Gpu, x: &Tensor, branch: &Branch, dx: Option<&Tensor>) -> Result {
+    let Branch { dy, s, factors, ds, da, db } = branch;
+    let (tokens, inputs, outputs, rank) = (x.rows(), x.columns(), dy.columns(), factors.a.rows());
     let kernel = kernel_for!(x.dtype(), "lora_ds");
     launch(gpu, Product::thin(kernel, [tokens, rank, outputs]), factors, [dy, factors.b, ds])?;
     let kernel = kernel_for!(x.dtype(), "lora_db");

@@ -101,7 +101,7 @@ impl Adapted {
 
         let multiprocessors = gpu.multiprocessors() as usize;
         let gemm = launch(multiprocessors, Layout::Nt, self.sizes, (self.tile, 1), x, w, y, false)?;
-        let mut launch = with_more(gemm, self.tile, self.sizes, more);
+        let mut launch = with_more(gemm, Layout::Nt, self.tile, self.sizes, more);
         let params = LoraSm90Params {
             s: s.address()?,
             left: more.a,
