@@ -188,6 +188,6 @@ template <int TOKENS, int STAGES, bool DOUBLE> struct Nf4Linear {
 #define LINEAR_NF4(tokens, stages)                                                                                  \
     KERNEL(linear_nf4_##tokens, Nf4LinearParams, THREADS, 1) { Nf4Linear<tokens, stages, false>::run(p); }          \
     KERNEL(linear_nf4_double_##tokens, Nf4LinearParams, THREADS, 1) { Nf4Linear<tokens, stages, true>::run(p); }
-LINEAR_NF4(16, 6)
-LINEAR_NF4(32, 4)
-LINEAR_NF4(64, 3)
+LINEAR_NF4(16, 4)
+LINEAR_NF4(32, 3)
+LINEAR_NF4(64, 2)

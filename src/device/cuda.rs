@@ -425,16 +425,16 @@ impl Executor for Driver {
     fn free(&self, address: u64) {
         if self.bind().is_ok() {
             self.held().remove(address);
-            // cuMemFree waits for the work that uses it; the pool has it again behind what this stream does with it. An error
-            // here has been reported by an earlier call.
-            // SAFETY: the address came from `allocate` and is freed once, by its owner's drop.
-            let _ = unsafe {
-                if self.pooled {
-                    result::free_async(address, self.stream.cu_stream())
-                } else {
-                    result::free_sync(address)
-                }
-            };
+            // An error here has been reported by an earlier call.
+            if self.pooled {
+                // The pool has it again behind what this stream does with it.
+                // SAFETY: the address came from `allocate` and is freed once, by its owner's drop.
+                let _ = unsafe { result::free_async(address, self.stream.cu_stream()) };
+            } else {
+                // cuMemFree waits for the work that uses it.
+                // SAFETY: as above.
+                let _ = unsafe { result::free_sync(address) };
+            }
         }
     }
 

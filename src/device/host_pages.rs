@@ -63,11 +63,13 @@ impl HostPages {
     pub fn free(self, host: u64) {
         // An error here has been reported by an earlier call.
         match self {
-            // SAFETY: the address is what `of_driver` was given, and is freed once.
-            HostPages::Driver(host) => drop(unsafe { result::free_host(host) }),
+            HostPages::Driver(host) => {
+                // SAFETY: as the driver gave it, and freed once.
+                let _ = unsafe { result::free_host(host) };
+            }
             HostPages::Registered(map) => {
                 // SAFETY: the address is what `registered` registered; the map goes afterwards.
-                let _ = unsafe { sys::cuMemHostUnregister(host as *mut c_void) }.result();
+                let _ = unsafe { sys::cuMemHostUnregister(host as *mut c_void) };
                 drop(map);
             }
         }

@@ -63,7 +63,9 @@ impl Adapted {
             return None;
         }
         let takers = (clusters - last_round).min(pairs);
-        let in_time = pairs.div_ceil(takers) as f64 * STEP <= tile.step();
+        // A little late is still less than a launch of its own.
+        const LATE: f64 = 1.1;
+        let in_time = pairs.div_ceil(takers) as f64 * STEP <= LATE * tile.step();
         in_time.then_some(Adapted { tile, kernel, sizes, ranks, clusters, takers })
     }
 

@@ -57,16 +57,23 @@ pub fn update(
 ) -> Result<Launch> {
     let adamw = update_params(source, rounding, w, None, moments, copy, Some(squares))?;
     let kernel = if w.dtype() == DType::Bf16 { "adamw_linear_bf16" } else { "adamw_linear_f32" };
-    launch(gpu, kernel, adamw, dy, x)
+    launch(gpu, kernel, adamw, dy, x, squares.len())
 }
 
 pub fn measure(gpu: &Gpu, dy: &Tensor, x: &Tensor, w: &Tensor, squares: &Tensor) -> Result<Launch> {
     let adamw = AdamwParams { count: w.len() as u64, squares: squares.address()?, ..AdamwParams::default() };
-    launch(gpu, "adamw_linear_squares", adamw, dy, x)
+    launch(gpu, "adamw_linear_squares", adamw, dy, x, squares.len())
 }
 
-/// A block a multiprocessor.
-fn launch(gpu: &Gpu, kernel: &'static str, adamw: AdamwParams, dy: &Tensor, x: &Tensor) -> Result<Launch> {
+/// A block a multiprocessor, each with a place of its own among the sums of squares.
+fn launch(
+    gpu: &Gpu,
+    kernel: &'static str,
+    adamw: AdamwParams,
+    dy: &Tensor,
+    x: &Tensor,
+    squares: usize,
+) -> Result<Launch> {
     let (tokens, outputs, inputs) = (x.rows(), dy.columns(), x.columns());
     let tiles = outputs / KIUNGO_ADAMW_LINEAR_ROWS as usize * (inputs / KIUNGO_ADAMW_BLOCK as usize);
     let params = AdamwLinearParams {
@@ -78,6 +85,6 @@ fn launch(gpu: &Gpu, kernel: &'static str, adamw: AdamwParams, dy: &Tensor, x: &
         inputs: inputs as u32,
         unused: 0,
     };
-    let grid = (gpu.multiprocessors() as usize).min(tiles) as u32;
+    let grid = (gpu.multiprocessors() as usize).min(tiles).min(squares) as u32;
     Ok(Launch::new("adamw_linear", kernel, [grid, 1, 1], THREADS, params).shared(shared_bytes(tokens) as u32))
 }

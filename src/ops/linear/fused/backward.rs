@@ -2,6 +2,7 @@
 //!
 //! Blocks take parts of the outputs, so many that every multiprocessor has one; their sums are added up by a second launch.
 
+use super::is_roomy;
 use super::sm90::{BELOW_TABLE, STAGE_ALIGNMENT, TABLE_BYTES};
 use super::{BLOCK, MAP_BYTES};
 use crate::device::{DType, Gpu, Launch, TensorMap};
@@ -49,8 +50,6 @@ const ON_HOPPER: [Kernel; 2] =
     [kernel!("linear_backward_sm90", 64, 128, 3), kernel!("linear_backward_sm90", 128, 64, 5)];
 const THREADS_ON_HOPPER: u32 = 384;
 const FEW: usize = 32;
-/// Compute capabilities whose blocks have room for the table and the stages, up to 145 KB.
-const ROOMY: [u32; 2] = [80, HOPPER];
 
 impl Kernel {
     /// In how many parts the outputs are taken. Their sums have room in a workspace for the dequantised weight, which is what
@@ -102,7 +101,7 @@ impl Kernel {
 /// the room.
 pub fn launches(gpu: &Gpu, double: bool, linear: Nf4LinearParams, accumulate: bool) -> Result<Option<Vec<Launch>>> {
     let [rows, outputs, inputs] = [linear.m, linear.n, linear.k].map(|x| x as usize);
-    if !ROOMY.contains(&gpu.capability()) {
+    if !is_roomy(gpu) {
         return Ok(None);
     }
     let hopper = gpu.capability() == HOPPER && rows > FEW;
