@@ -10,6 +10,7 @@ flushed by reading before every run, CUDA events, the median of 21 runs; what ta
 12 flushes and runs takes more than one of 12 flushes. Of several peers for one op the fastest is kept.
 """
 import argparse
+import gc
 import json
 import time
 
@@ -299,6 +300,7 @@ class Steps:
         self.row = {"op": op, "variant": variant, "shape": dict(zip("mnk", shape)), "peer": peer}
 
     def run(self, make, warm_ups=5, runs=15):
+        gc.collect()  # hooks and their model hold each other
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         try:
@@ -312,7 +314,7 @@ class Steps:
                 if i >= warm_ups:
                     times.append(start.elapsed_time(end))
         except Exception as error:
-            return print(f"{self.row}: fails: {str(error).splitlines()[0]}")
+            return print(f"{self.row['op']} {self.row['variant']}: {self.row['peer']} fails: {str(error).splitlines()[0]}")
         memory = torch.cuda.max_memory_allocated() / 1e9
         ROWS.append(self.row | {"ms": sorted(times)[runs // 2], "memory_gb": memory})
         print(f"{self.row['op']:12} {self.row['variant']:24} {self.row['peer']:40} {ROWS[-1]['ms']:10.3f} ms {memory:6.1f} GB", flush=True)
@@ -351,7 +353,7 @@ def word_step():
 
         def make(calls, layers):
             model = pretrained("AutoModel", "nf4", layers)
-            adapter = peft.LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules=["q_proj", "v_proj"], layers_to_transform=blocks)
+            adapter = peft.LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules=rf"layers\.({'|'.join(map(str, blocks))})\.self_attn\.[qv]_proj")
             cut = layers is not None
             if cut:
                 model.norm = torch.nn.Identity()
