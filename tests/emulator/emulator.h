@@ -6,6 +6,7 @@
 // read, with no barrier in between). Kernels are compiled with -fsanitize=thread, whose hooks emulator.cpp defines:
 // that is how it sees every access. Shared memory starts each block as NaN bytes.
 #pragma once
+#include <initializer_list>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
