@@ -190,4 +190,3 @@ template <int TOKENS, int STAGES, bool DOUBLE> struct Nf4Linear {
     KERNEL(linear_nf4_double_##tokens, Nf4LinearParams, THREADS, 1) { Nf4Linear<tokens, stages, true>::run(p); }
 LINEAR_NF4(16, 4)
 LINEAR_NF4(32, 3)
-LINEAR_NF4(64, 2)

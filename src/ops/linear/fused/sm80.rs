@@ -1,4 +1,4 @@
-//! Launches of `linear.cu`: up to 64 tokens, by `mma.sync`.
+//! Launches of `linear.cu`: up to 32 tokens, by `mma.sync`.
 
 use super::{BLOCK, MAP_BYTES};
 use crate::device::Launch;
@@ -31,7 +31,7 @@ macro_rules! kernel {
     };
 }
 /// As many stages as leave a block of an A100 its 163 KB.
-const KERNELS: [Kernel; 3] = [kernel!(16, 4), kernel!(32, 3), kernel!(64, 2)];
+const KERNELS: [Kernel; 2] = [kernel!(16, 4), kernel!(32, 3)];
 
 impl Kernel {
     fn shared_bytes(&self, double: bool) -> usize {
