@@ -8,10 +8,10 @@
 //!
 //! # Cost and error
 //!
-//! - Cost: that of a product of `tokens`, `out` and `in` ([`gemm`]): `2 * tokens * out * in` FLOPs
+//! - Cost: that of a product of `tokens`, `out` and `in` ([`gemm()`]): `2 * tokens * out * in` FLOPs
 //!   forward and for each gradient. Over NF4 a GPU reads about `0.53 * out * in` bytes, and where it dequantises
 //!   writes and reads `2 * out * in`.
-//! - Error: that of [`gemm`], against float64 with the weight that is computed with, dequantised where
+//! - Error: that of [`gemm()`], against float64 with the weight that is computed with, dequantised where
 //!   it is NF4. For few tokens over NF4: against float64 with `level * absmax`, twice that of the product with the weight
 //!   rounded to bf16.
 //!
