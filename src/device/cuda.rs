@@ -16,7 +16,7 @@ include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 const DEFAULT_SHARED_BYTES: u32 = 48 << 10;
 
 /// The compute capability that has machine code of its own in this binary, with what only Hopper has.
-const HOPPER: u32 = 90;
+pub const HOPPER: u32 = 90;
 
 /// True if this binary holds CUDA kernels.
 pub fn has_kernels() -> bool {

@@ -1,7 +1,7 @@
 //! The linear layer without bias, `y = x W^T`, over a weight in any of its forms.
 //!
 //! Over NF4 a GPU dequantises the weight into the [workspace](crate::device::Gpu::reserve): `2 * out * in` bytes. For few
-//! bf16 tokens (128 on Hopper, 64 elsewhere) it does not: codes become fragments of the tensor cores in registers. There a
+//! bf16 tokens (128 on Hopper; on other cards with room in shared memory 32 forward, 64 backward) it does not: codes become fragments of the tensor cores in registers. There a
 //! level is rounded to bf16 in place of `level * absmax`: forward, a block's absmax multiplies the f32 sums over its 64 inputs;
 //! backward it multiplies what is rounded to bf16 once more, dy or the level. The f32 sums of parts of the outputs lie in the
 //! workspace, which need be no larger for them.
@@ -168,16 +168,14 @@ pub fn backward_input(dy: &Tensor, weight: &Weight, dx: &mut Tensor, accumulate:
 /// Gradient with respect to an x that several layers read: `dx = dy_0 W_0 + dy_1 W_1 + ...`, each dy with its weight, as in
 /// [`backward_input`]. On a Hopper GPU two dense layers of many tokens are one product, rounded once.
 pub fn backward_inputs(layers: &[(&Tensor, &Weight)], dx: &mut Tensor) -> Result {
-    let mut accumulate = false;
-    for layers in layers.chunks(2) {
-        match layers {
-            [first, second] if !accumulate && backward_two(*first, *second, dx)? => {}
-            _ => {
-                for (i, (dy, weight)) in layers.iter().enumerate() {
-                    backward_input(dy, weight, dx, accumulate || i > 0)?;
-                }
-            }
-        }
+    let (mut left, mut accumulate) = (layers, false);
+    if let [first, second, rest @ ..] = layers
+        && backward_two(*first, *second, dx)?
+    {
+        (left, accumulate) = (rest, true);
+    }
+    for (dy, weight) in left {
+        backward_input(dy, weight, dx, accumulate)?;
         accumulate = true;
     }
     Ok(())

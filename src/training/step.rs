@@ -494,16 +494,17 @@ fn reserve(model: &Model, tokens: usize, pairs: usize, rank: usize, settings: &S
     let Device::Cuda(gpu) = &model.device else { return Ok(()) };
     let at_once = settings.update == When::AtOnce;
     // All blocks are alike.
-    let Some(block) = model.blocks.first() else { return Ok(()) };
-    // Those of one input share launches.
-    let products = [&[Q, K, V][..], &[O], &[Gate, Up], &[Down]].map(|projections| {
-        let weights: Vec<&Weight> = projections.iter().map(|&p| &block.linear[p]).collect();
-        match rank {
-            0 => weights.iter().map(|weight| weight.workspace_bytes()).max().unwrap_or(0),
-            rank => lora::layers_workspace(gpu, tokens, &weights, rank),
-        }
+    let products = model.blocks.iter().take(1).flat_map(|block| {
+        // Those of one input share launches.
+        [&[Q, K, V][..], &[O], &[Gate, Up], &[Down]].map(|projections| {
+            let weights: Vec<&Weight> = projections.iter().map(|&p| &block.linear[p]).collect();
+            match rank {
+                0 => weights.iter().map(|weight| weight.workspace_bytes()).max().unwrap_or(0),
+                rank => lora::layers_workspace(gpu, tokens, &weights, rank),
+            }
+        })
     });
-    let products = products.into_iter().max().unwrap_or(0);
+    let products = products.max().unwrap_or(0);
     let norm = rmsnorm::workspace(gpu, tokens, model.config.hidden_size);
     let heads = Heads { query: model.config.heads, key_value: model.config.kv_heads, dim: model.config.head_dim };
     let attention = attention::workspace(gpu, model.compute, tokens, heads);

@@ -6,7 +6,7 @@ use crate::ops::Result;
 use crate::ops::params::{GemmParams, GemmSimtParams};
 
 /// The card that `gemm_sm90.cu` is for; its instructions are that card's alone.
-pub const HOPPER: u32 = 90;
+pub use crate::device::cuda::HOPPER;
 
 /// A tile of `gemm_sm80.cu`.
 struct Tile {
