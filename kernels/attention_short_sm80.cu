@@ -105,8 +105,10 @@ template <int DIM, int WARPS> __device__ __forceinline__ void attention_backward
         const Until<KeyRows> keys{{p, head}, until};
         uint32_t row = begin * p.group;
         copy_rows<DIM, KEYS, THREADS>(shared.k, keys, begin, p.k, p.v);
+        // Only what is waited for below: the next sequences' copies go to the same stages.
         for (int s = 0; s < STAGES - 1; s++) {
-            fetch<DIM, THREADS>(p, shared.stages[s], queries, row + s * ROWS);
+            const uint32_t next = row + s * ROWS;
+            if (next < queries.end) fetch<DIM, THREADS>(p, shared.stages[s], queries, next);
             cp_async_commit();
         }
         float dk[1][DIM / 8][4] = {}, dv[1][DIM / 8][4] = {};

@@ -16,7 +16,7 @@
 // Waits until the launch before has ended and what it wrote is seen. No kernel lets the next one in before its own end
 // (griddepcontrol.launch_dependents): then the next one's blocks find their places while this one's still have some, and crowd
 // where there is room. Of ops that are all blocks at once that made up to 2.5 times the time (pooling backward 53 to 133 us).
-// Only Hopper's machine code has the instruction: device/cuda.rs asks for overlap there alone.
+// Only Hopper's machine code has the instruction: device/cuda asks for overlap there alone.
 __device__ __forceinline__ void wait_for_launch() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");

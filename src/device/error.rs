@@ -115,3 +115,8 @@ pub enum DeviceError {
     #[error("the tensor holds no CudaSlice of {0} that was handed over to it")]
     NoSlice(DType),
 }
+
+/// An error of the driver's, with the call that it came from.
+pub(super) fn failed(call: impl Into<String>, e: impl std::fmt::Display) -> DeviceError {
+    DeviceError::Driver { call: call.into(), message: e.to_string() }
+}

@@ -1,5 +1,4 @@
 use super::DeviceError;
-use super::cuda::Driver;
 use bytemuck::Pod;
 use cudarc::driver::{CudaEvent, CudaStream};
 use std::sync::{Arc, Mutex};
@@ -131,6 +130,16 @@ pub trait Executor: Send + Sync {
     fn multiprocessors(&self) -> u32;
     /// Compute capability, as major * 10 + minor.
     fn capability(&self) -> u32;
+    /// Bytes of shared memory that a block may have (CUDA C++ Programming Guide, "Technical Specifications per Compute
+    /// Capability").
+    fn shared_memory(&self) -> usize {
+        let kilobytes = match self.capability() {
+            80 | 87 => 163,
+            90..=110 => 227,
+            _ => 99,
+        };
+        kilobytes << 10
+    }
     /// The CUDA stream that everything runs on; None where there is no driver below, as in an emulator.
     fn stream(&self) -> Option<&Arc<CudaStream>> {
         None
@@ -213,12 +222,6 @@ impl Gpu {
     /// Wraps an executor.
     pub fn new(executor: impl Executor + 'static) -> Gpu {
         Gpu(Arc::new(Shared { executor: Box::new(executor), workspace: Mutex::default() }))
-    }
-
-    /// Runs ops on a stream of the caller's, in order with the caller's own work there. Memory that the caller has is
-    /// used in place: [`Tensor::adopt`](super::Tensor::adopt) and its neighbours.
-    pub fn on_stream(stream: Arc<CudaStream>) -> Result<Gpu, DeviceError> {
-        Ok(Gpu::new(Driver::on(stream)?))
     }
 
     /// Another handle on the same memory, for another thread: its launches are in order among themselves alone, and its

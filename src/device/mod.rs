@@ -26,13 +26,9 @@
 pub mod cpu;
 pub mod cuda;
 mod error;
-mod graph;
-mod host_pages;
 mod launch;
 mod pinned;
-mod recent;
 mod slices;
-mod support;
 mod tensor;
 
 pub use error::DeviceError;

@@ -22,7 +22,7 @@
 
 pub(super) mod cuda;
 pub(super) mod sm90;
-pub(crate) mod tiles;
+pub mod tiles;
 
 use super::check::{Check, FLOAT};
 use super::float::with_float;

@@ -16,7 +16,8 @@
 //! within x of the CPU" is asserted of f32; in bf16 a kernel may have twice the error of the CPU's bf16.
 
 mod check;
-mod exp;
+#[doc(hidden)]
+pub mod exp;
 mod float;
 mod in_batch;
 mod launch;

@@ -28,7 +28,8 @@ pub struct LoraLearner {
     whole: Option<Box<Whole>>,
 }
 
-/// All that learns as one vector, on a GPU: its parts are the parameters, in their order.
+/// All whose gradients are kept as one vector, on a GPU, where they are small: its parts are those parameters, in their order.
+/// What is done with each of them then takes one launch.
 pub struct Whole {
     /// The values.
     pub values: Tensor,
@@ -42,6 +43,7 @@ pub struct FullLearner {
     embedding: Option<Learned>,
     blocks: Vec<BlockLearned>,
     final_norm: Option<Learned>,
+    whole: Option<Box<Whole>>,
 }
 
 /// Gradient of one tensor, unless it learns at once, and its master copy, unless the model's own tensor is f32.
@@ -71,8 +73,9 @@ enum Gradients {
 }
 
 impl Learner {
-    /// Fresh adapters (A uniform as in PEFT, B zero), or zero gradients for all weights that the plan lets learn.
-    pub fn new(plan: &Plan, settings: &Settings, model: &Model) -> Result<Learner, DeviceError> {
+    /// Fresh adapters (A uniform as in PEFT, B zero), or zero gradients for all weights that the plan lets learn. The model's
+    /// norms may move to other memory.
+    pub fn new(plan: &Plan, settings: &Settings, model: &mut Model) -> Result<Learner, DeviceError> {
         match settings.method {
             Method::Lora => {
                 let adapters = fresh_adapters(plan, settings, &model.config, &model.device)?;
@@ -134,11 +137,11 @@ impl Learner {
         }
     }
 
-    /// All that learns as one vector, where it is one.
+    /// All whose gradients are kept as one vector, where they are one.
     pub fn whole(&mut self) -> Option<&mut Whole> {
         match self {
             Learner::Lora(lora) => lora.whole.as_deref_mut(),
-            Learner::Full(_) => None,
+            Learner::Full(full) => full.whole.as_deref_mut(),
         }
     }
 
@@ -172,8 +175,9 @@ impl LoraLearner {
             Device::Cpu => None,
             Device::Cuda(gpu) => {
                 let learning: Vec<usize> = gradients.blocks.keys().copied().collect();
-                let values = gather(gpu, adapters.blocks.iter_mut().filter(|(block, _)| learning.contains(block)))?;
-                Some(Box::new(Whole { values, gradient: gather(gpu, gradients.blocks.iter_mut())? }))
+                let learn = adapters.blocks.iter_mut().filter(|(block, _)| learning.contains(block));
+                let values = gather(gpu, factors(learn))?;
+                Some(Box::new(Whole { values, gradient: gather(gpu, factors(gradients.blocks.iter_mut()))? }))
             }
         };
         Ok(LoraLearner { adapters, gradients, whole })
@@ -196,18 +200,19 @@ impl LoraLearner {
     }
 }
 
-/// Moves factors into one allocation, in the order of the parameters.
-fn gather<'a>(
-    gpu: &Gpu,
-    blocks: impl Iterator<Item = (&'a usize, &'a mut BlockAdapters)>,
-) -> Result<Tensor, DeviceError> {
-    let factors = blocks.flat_map(|(_, block)| block.iter_mut().filter_map(|(_, lora)| lora.as_mut()));
-    let mut factors: Vec<&mut Tensor> = factors.flat_map(|lora| [&mut lora.a, &mut lora.b]).collect();
-    let shapes: Vec<Vec<usize>> = factors.iter().map(|t| t.shape().to_vec()).collect();
+/// The factors of adapters, in the order of the parameters.
+fn factors<'a>(blocks: impl Iterator<Item = (&'a usize, &'a mut BlockAdapters)>) -> Vec<&'a mut Tensor> {
+    let adapters = blocks.flat_map(|(_, block)| block.iter_mut().filter_map(|(_, lora)| lora.as_mut()));
+    adapters.flat_map(|lora| [&mut lora.a, &mut lora.b]).collect()
+}
+
+/// Moves f32 tensors into one allocation.
+fn gather(gpu: &Gpu, tensors: Vec<&mut Tensor>) -> Result<Tensor, DeviceError> {
+    let shapes: Vec<Vec<usize>> = tensors.iter().map(|t| t.shape().to_vec()).collect();
     let (whole, parts) = Tensor::parts(gpu, DType::F32, &shapes)?;
-    for (factor, mut part) in factors.iter_mut().zip(parts) {
-        part.copy_rows(0, factor, 0, factor.rows())?;
-        **factor = part;
+    for (tensor, mut part) in tensors.into_iter().zip(parts) {
+        part.copy_rows(0, tensor, 0, tensor.rows())?;
+        *tensor = part;
     }
     Ok(whole)
 }
@@ -272,17 +277,25 @@ fn own_master<'a>(name: String, weight: &'a mut Tensor, gradient: Option<&'a mut
 }
 
 impl FullLearner {
-    fn new(plan: &Plan, settings: &Settings, model: &Model) -> Result<FullLearner, DeviceError> {
+    fn new(plan: &Plan, settings: &Settings, model: &mut Model) -> Result<FullLearner, DeviceError> {
         let block = |&b: &usize| BlockLearned::new(&model.blocks[b], settings);
         let norm = model.final_norm.as_ref().filter(|_| plan.final_norm);
-        Ok(FullLearner {
+        let mut learner = FullLearner {
             embedding: plan
                 .embedding
                 .then(|| Learned::new(&model.embedding, settings.update, settings.master))
                 .transpose()?,
             blocks: plan.learning.iter().map(block).collect::<Result<_, _>>()?,
             final_norm: norm.map(|norm| Learned::new(norm, When::Together, settings.master)).transpose()?,
-        })
+            whole: None,
+        };
+        // Of all else the gradients are used at once.
+        if let (Device::Cuda(gpu), When::AtOnce) = (model.device.clone(), settings.update) {
+            let kept = learner.parameters(model).into_iter().filter_map(|p| Some((p.master, p.gradient?)));
+            let (values, gradients): (Vec<_>, Vec<_>) = kept.unzip();
+            learner.whole = Some(Box::new(Whole { values: gather(&gpu, values)?, gradient: gather(&gpu, gradients)? }));
+        }
+        Ok(learner)
     }
 
     fn tensors(&self) -> Vec<&Tensor> {

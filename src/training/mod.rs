@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod evaluate;
 pub mod findings;
 mod graphs;
+pub mod history;
 pub mod learner;
 pub mod merge;
 pub mod objective;

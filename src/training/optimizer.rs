@@ -33,28 +33,35 @@ pub struct Optimizer {
     kept: usize,
     status: Status,
     seed: u64,
-    /// Of parameters that are one vector: `moments` are its parts.
+    /// Of the parameters that are one vector ([`Learner::whole`]): their `moments` are its parts.
     whole: Option<Moments>,
 }
 
 impl Optimizer {
-    /// Zero moments for `parameters`; they are parts of one vector where they `are_one`.
+    /// Zero moments for `parameters`; those whose gradients are kept are parts of one vector where they `are_one`.
     pub fn new(device: &Device, parameters: &[Parameter], are_one: bool, settings: &Settings) -> Result<Optimizer> {
         // A vector's would save next to nothing in fewer bits.
-        let precision = |shape: &[usize]| if shape.len() > 1 { settings.moments } else { Precision::F32 };
-        let moments = |p: &Parameter| Moments::new(device, precision(p.master.shape()), p.master.shape());
-        let mut all: Vec<Moments> = vec![];
+        let precision = |p: &Parameter| if p.master.shape().len() > 1 { settings.moments } else { Precision::F32 };
+        let mut all = parameters
+            .iter()
+            .map(|p| Moments::new(device, precision(p), p.master.shape()))
+            .collect::<std::result::Result<Vec<_>, _>>()?;
         let mut whole = None;
-        match device {
+        let is_kept = |p: &Parameter| p.gradient.is_some();
+        if let Device::Cuda(gpu) = device
+            && are_one
             // Moments of fewer bits are the tensors of each parameter.
-            Device::Cuda(gpu) if are_one && settings.moments == Precision::F32 => {
-                let shapes: Vec<Vec<usize>> = parameters.iter().map(|p| p.master.shape().to_vec()).collect();
-                let [(m, first), (v, second)] =
-                    [Tensor::parts(gpu, DType::F32, &shapes)?, Tensor::parts(gpu, DType::F32, &shapes)?];
-                whole = Some(Moments::of(m, v));
-                all.extend(first.into_iter().zip(second).map(|(m, v)| Moments::of(m, v)));
+            && parameters.iter().filter(|p| is_kept(p)).all(|p| precision(p) == Precision::F32)
+        {
+            let kept = parameters.iter().zip(&mut all).filter(|(p, _)| is_kept(p));
+            let (shapes, kept): (Vec<Vec<usize>>, Vec<&mut Moments>) =
+                kept.map(|(p, moments)| (p.master.shape().to_vec(), moments)).unzip();
+            let [(m, first), (v, second)] =
+                [Tensor::parts(gpu, DType::F32, &shapes)?, Tensor::parts(gpu, DType::F32, &shapes)?];
+            whole = Some(Moments::of(m, v));
+            for ((moments, m), v) in kept.into_iter().zip(first).zip(second) {
+                *moments = Moments::of(m, v);
             }
-            _ => all = parameters.iter().map(moments).collect::<std::result::Result<_, _>>()?,
         }
         let (mut first, mut second) = (0, 0);
         for p in parameters {

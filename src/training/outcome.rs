@@ -2,7 +2,6 @@
 
 use super::batch::Group;
 use super::evaluate::{EvaluateError, Probe};
-use super::run::{EpochRecord, StepRecord};
 use super::settings::Settings;
 use crate::formats::pairs::Pair;
 use crate::llama::Layer;
@@ -206,13 +205,4 @@ pub struct Summary {
     pub questions_after: Vec<Row>,
     /// What the program chose or dropped, in words.
     pub notes: Vec<String>,
-}
-
-/// A run's history, for its pictures.
-#[derive(Clone, Debug, Default)]
-pub struct History {
-    /// Every step.
-    pub steps: Vec<StepRecord>,
-    /// Every epoch, from 0.
-    pub epochs: Vec<EpochRecord>,
 }

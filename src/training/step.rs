@@ -111,13 +111,13 @@ struct FinalNorm {
 impl Trainer {
     /// Makes the learner, runs the frozen prefix over all of `group`, and allocates what steps need.
     pub fn new(
-        model: Model,
+        mut model: Model,
         settings: &Settings,
         plan: &Plan,
         group: &Group,
         translations: Translations,
     ) -> Result<Trainer> {
-        let learner = Learner::new(plan, settings, &model)?;
+        let learner = Learner::new(plan, settings, &mut model)?;
         Trainer::with_learner(model, learner, settings, plan, group, translations)
     }
 
@@ -314,6 +314,9 @@ impl Trainer {
 
     /// Of the parameters whose gradients are kept.
     fn clear_gradients(&mut self) -> Result {
+        if let Some(whole) = self.learner.whole() {
+            return Ok(whole.gradient.fill_zero()?);
+        }
         let parameters = self.learner.parameters(&mut self.model);
         parameters.into_iter().filter_map(|p| p.gradient).try_for_each(|g| Ok(g.fill_zero()?))
     }

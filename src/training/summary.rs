@@ -1,8 +1,8 @@
 //! A run's result as tables, pictures and sentences.
 
-use super::outcome::{GroupChange, History, Summary};
+use super::history::{EpochRecord, History, StepRecord};
+use super::outcome::{GroupChange, Summary};
 use super::plan::blocks_in_words;
-use super::run::EpochRecord;
 use super::settings::{Method, Settings};
 use crate::report::plot::{LineChart, PlotError};
 use crate::report::{Figure, Report, Section, Table};
@@ -158,11 +158,7 @@ impl Summary {
     }
 }
 
-fn step_figure(
-    history: &History,
-    title: &str,
-    value: impl Fn(&super::run::StepRecord) -> f64,
-) -> Result<Figure, PlotError> {
+fn step_figure(history: &History, title: &str, value: impl Fn(&StepRecord) -> f64) -> Result<Figure, PlotError> {
     let points = history.steps.iter().map(|s| (s.step as f64, value(s)));
     LineChart::new(title, "step", title.to_lowercase()).series(title.to_lowercase(), points).draw()
 }

@@ -1,6 +1,8 @@
 //! Bad input to the commands: each is one line that names the file, the place and the remedy, and leaves nothing behind.
 
 use assert_cmd::Command;
+use clap::Parser;
+use kiungo::commands::Cli;
 use kiungo::training::builtin::{self, Builtin};
 use std::fs;
 use std::path::Path;
@@ -157,4 +159,29 @@ fn an_adapter_for_another_base() {
     let last = error.lines().last().unwrap();
     let expected = "error: DIR/run/adapter/kiungo.json: trained on DIR/in/model, and DIR/other/model has other weights; give the base it was trained on";
     assert_eq!(last, expected);
+}
+
+/// Whether `kiungo train` takes this option.
+fn parses(option: &str) -> bool {
+    Cli::try_parse_from(["kiungo", "train", option]).is_ok()
+}
+
+#[test]
+fn intervals_are_steps_or_minutes() {
+    for right in ["100", "0.5m", "off"] {
+        assert!(parses(&format!("--save-every={right}")), "{right}");
+    }
+    for wrong in ["", "0", "0m", "-1m", "m", "nanm", "1h", "1.5"] {
+        assert!(!parses(&format!("--save-every={wrong}")), "{wrong}");
+    }
+}
+
+#[test]
+fn blocks_are_half_open() {
+    for right in ["0..2", "3,0,3", "2", "all"] {
+        assert!(parses(&format!("--blocks={right}")), "{right}");
+    }
+    for wrong in ["", "2..2", "x", "0...2", "-1"] {
+        assert!(!parses(&format!("--blocks={wrong}")), "{wrong}");
+    }
 }

@@ -1,6 +1,8 @@
 //! Memory and streams, of this crate and of callers.
 
+mod recent;
 mod slices;
+mod support;
 mod workspace;
 
 use crate::support::{gpus, is_emulator, under_sanitizer};

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <deque>
 #include <memory>
 #include <vector>
@@ -276,6 +277,13 @@ Shadow* buffer_at(uintptr_t address) {
     return m.last_buffer = &m.buffers[low];
 }
 
+bool writes(const std::vector<Copy>& group, const void* to, unsigned bytes) {
+    const char* begin = (const char*)to;
+    return std::any_of(group.begin(), group.end(), [&](const Copy& c) {
+        return (const char*)c.to < begin + bytes && begin < (const char*)c.to + c.bytes;
+    });
+}
+
 void perform_copies(const std::vector<Copy>& group) {
     for (const Copy& c : group) {
         access(c.to, c.bytes, true);
@@ -369,6 +377,11 @@ void copy_async(void* to, const void* from, unsigned bytes, unsigned valid) {
     if ((uintptr_t)to % bytes || (uintptr_t)from % bytes) fail("cp.async of %u bytes, misaligned", bytes);
     if (valid) access(from, valid & -valid, false), access((const char*)from + valid - 1, 1, false);
     access(to, bytes, true);
+    // Either may land last. Those of other threads are races, which `access` finds.
+    if (writes(fiber().open, to, bytes)) fail("cp.async onto bytes of another copy of its group");
+    for (const auto& group : fiber().committed) {
+        if (writes(group, to, bytes)) fail("cp.async onto bytes of an earlier copy that was not waited for");
+    }
     fiber().open.push_back({to, from, bytes, valid});
 }
 

@@ -61,3 +61,16 @@ template <bool WAIT> __device__ void copy_through_shared(const RmsnormForwardPar
 }
 KERNEL(waited_copy, RmsnormForwardParams, 64) { copy_through_shared<true>(p); }
 KERNEL(copy_without_wait, RmsnormForwardParams, 64) { copy_through_shared<false>(p); }
+
+template <bool WAIT> __device__ void copy_twice(const RmsnormForwardParams& p) {
+    __shared__ __align__(16) float values[256];
+    for (int i = 0; i < 2; i++) {
+        cp_async_16(values + 4 * threadIdx.x, data(p) + 4 * threadIdx.x, i == 0 ? 0 : 16);
+        cp_async_commit();
+        if (WAIT) cp_async_wait<0>();
+    }
+    cp_async_wait<0>();
+    data(p)[threadIdx.x * 4] = values[threadIdx.x * 4] + 1.0f;
+}
+KERNEL(copies_in_turn, RmsnormForwardParams, 64) { copy_twice<true>(p); }
+KERNEL(copies_at_once, RmsnormForwardParams, 64) { copy_twice<false>(p); }

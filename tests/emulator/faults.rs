@@ -31,8 +31,10 @@ fn correct_kernels_pass() {
     if let Some(result) = launch("correct", 1, 1) {
         assert_eq!(result.unwrap(), (0..64).map(|i| ((i + 1) % 64) as f32).collect::<Vec<_>>());
     }
-    if let Some(result) = launch("waited_copy", 1, 4) {
-        assert!(result.unwrap().iter().step_by(4).all(|&v| v == 2.0));
+    for kernel in ["waited_copy", "copies_in_turn"] {
+        if let Some(result) = launch(kernel, 1, 4) {
+            assert!(result.unwrap().iter().step_by(4).all(|&v| v == 2.0), "{kernel}");
+        }
     }
 }
 
@@ -42,6 +44,7 @@ fn races_are_found() {
     fails("overwrite_before_read", 1, 1, "race in shared memory");
     fails("warp_barrier_is_not_enough", 1, 1, "race in shared memory");
     fails("blocks_collide", 2, 1, "another block's thread");
+    fails("copies_at_once", 1, 4, "earlier copy that was not waited for");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use kiungo::device::{DType, Device};
 use kiungo::training::batch::Group;
 use kiungo::training::checkpoint::{Checkpoints, Progress};
 use kiungo::training::evaluate::Probe;
-use kiungo::training::outcome::History;
+use kiungo::training::history::History;
 use kiungo::training::run::{Event, Go, RunError, run, run_from};
 use kiungo::training::settings::{Method, Settings, When};
 use kiungo::training::step::Trainer;

@@ -8,4 +8,6 @@ mod memory;
 mod peer_losses;
 mod plan;
 mod run;
+mod schedule;
+mod unmoved;
 mod words;

@@ -39,7 +39,7 @@ fn check(name: &str, preset: Preset, method: Method) {
         targets: pairs.iter().map(|p| encode(&p.target)).collect(),
         pairs,
     };
-    let model = smollm2::open(&folder, Some(plan.blocks));
+    let mut model = smollm2::open(&folder, Some(plan.blocks));
     let learner = match golden["init"].as_str() {
         Some(init) => Learner::Lora(
             LoraLearner::new(
@@ -50,7 +50,7 @@ fn check(name: &str, preset: Preset, method: Method) {
             )
             .unwrap(),
         ),
-        None => Learner::new(&plan, &settings, &model).unwrap(),
+        None => Learner::new(&plan, &settings, &mut model).unwrap(),
     };
     let translations = Translations::new(&group.pairs);
     let mut trainer = Trainer::with_learner(model, learner, &settings, &plan, &group, translations).unwrap();

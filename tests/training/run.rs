@@ -12,7 +12,6 @@ use kiungo::llama::model::{Base, Model};
 use kiungo::ops::adamw::Precision;
 use kiungo::training::batch::{Group, Translations};
 use kiungo::training::builtin;
-use kiungo::training::learner::Learner;
 use kiungo::training::optimizer::Parameter;
 use kiungo::training::plan::Plan;
 use kiungo::training::run::{Event, Go, run};
@@ -60,9 +59,8 @@ fn model(input: &Input, plan: &Plan, settings: &Settings, compute: DType) -> Mod
 fn train(input: &Input, settings: &Settings, compute: DType) -> (Vec<f32>, Vec<u32>) {
     let plan = Plan::new(settings, &input.config, &[]).unwrap();
     let model = model(input, &plan, settings, compute);
-    let learner = Learner::new(&plan, settings, &model).unwrap();
     let translations = Translations::new(&input.group.pairs);
-    let mut trainer = Trainer::with_learner(model, learner, settings, &plan, &input.group, translations).unwrap();
+    let mut trainer = Trainer::new(model, settings, &plan, &input.group, translations).unwrap();
     let mut losses = vec![];
     run(&mut trainer, &input.group, None, settings, |event| {
         if let Event::Step(step) = event {

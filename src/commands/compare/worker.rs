@@ -18,7 +18,6 @@ use crate::training::arms::Arm;
 use crate::training::batch::{Translations, largest_batch};
 use crate::training::evaluate::Probe;
 use crate::training::findings::{Matrix, Run, Words};
-use crate::training::learner::Learner;
 use crate::training::perplexity::perplexity;
 use crate::training::plan::Plan;
 use crate::training::run::{self, Event, RunError};
@@ -326,8 +325,7 @@ impl<'a> Worker<'a> {
         common::forget_peak(&self.device);
         let others = lab.data.groups[1..].iter().flat_map(|(_, g)| &g.pairs);
         let translations = Translations::new(train.pairs.iter().chain(others));
-        let learner = Learner::new(&plan, settings, &model)?;
-        let mut trainer = Trainer::with_learner(model, learner, settings, &plan, &train, translations)?;
+        let mut trainer = Trainer::new(model, settings, &plan, &train, translations)?;
         let all: Vec<_> = lab.data.groups.iter().flat_map(|(_, g)| g.pairs.iter().cloned()).collect();
         let dev = Probe::new(&lab.data.groups[1].1, &all, POOLING)?;
         let bar = self.progress(run::total_steps(train.len(), settings), "training");

@@ -394,31 +394,3 @@ fn check(s: &Settings) -> Result<(), String> {
     }
     Ok(())
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn intervals_are_steps_or_minutes() {
-        let every = |s: &str| s.parse::<SaveEvery>();
-        assert_eq!(every("100"), Ok(SaveEvery::Steps(100)));
-        assert_eq!(every("0.5m"), Ok(SaveEvery::Minutes(0.5)));
-        assert_eq!(every("off"), Ok(SaveEvery::Off));
-        for wrong in ["", "0", "0m", "-1m", "m", "nanm", "1h", "1.5"] {
-            assert!(every(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn blocks_are_half_open() {
-        let blocks = |s: &str| s.parse::<Blocks>();
-        assert_eq!(blocks("0..2"), Ok(Blocks::Some(vec![0, 1])));
-        assert_eq!(blocks("3,0,3"), Ok(Blocks::Some(vec![0, 3])));
-        assert_eq!(blocks("2"), Ok(Blocks::Some(vec![2])));
-        assert_eq!(blocks("all"), Ok(Blocks::All));
-        for wrong in ["", "2..2", "x", "0...2", "-1"] {
-            assert!(blocks(wrong).is_err(), "{wrong}");
-        }
-    }
-}

@@ -28,8 +28,9 @@ use crate::llama::model::Model;
 use crate::retrieval::words::Collapse;
 use crate::training::batch::{Group, Translations, largest_pass};
 use crate::training::checkpoint::{Found, Whole};
+use crate::training::history::History;
 use crate::training::learner::{Learner, LoraLearner};
-use crate::training::outcome::{Gauge, History, Summary};
+use crate::training::outcome::{Gauge, Summary};
 use crate::training::plan::{Plan, blocks_in_words};
 use crate::training::run::{self, total_steps};
 use crate::training::save;
@@ -174,11 +175,11 @@ impl Train {
         Ok(common::open_device(self.device.unwrap_or(DeviceChoice::Auto))?)
     }
 
-    fn train(&self, prepared: &Prepared, model: Model, folder: &RunFolder, resumed: Option<Whole>) -> Result<()> {
+    fn train(&self, prepared: &Prepared, mut model: Model, folder: &RunFolder, resumed: Option<Whole>) -> Result<()> {
         let Prepared { settings, plan, data, .. } = prepared;
         let gauge = Gauge::new(&data.groups, &data.questions, prepared.layers.clone(), settings)?;
         let device = model.device.clone();
-        let learner = self.learner(prepared, &model)?;
+        let learner = self.learner(prepared, &mut model)?;
         let translations = Translations::new(data.groups.iter().flat_map(|(_, g)| &g.pairs));
 
         let before = match self.stop_after {
@@ -230,7 +231,7 @@ impl Train {
         Ok(())
     }
 
-    fn learner(&self, prepared: &Prepared, model: &Model) -> Result<Learner> {
+    fn learner(&self, prepared: &Prepared, model: &mut Model) -> Result<Learner> {
         let Prepared { settings, plan, config, .. } = prepared;
         let Some(init) = &self.init else { return Ok(Learner::new(plan, settings, model)?) };
         if settings.method == Method::Full {

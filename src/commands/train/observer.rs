@@ -4,7 +4,7 @@ use super::args::SaveEvery;
 use super::folder::Metrics;
 use super::signals::Signals;
 use crate::training::checkpoint::{Checkpoints, Progress};
-use crate::training::outcome::History;
+use crate::training::history::History;
 use crate::training::run::{Event, Go};
 use crate::training::settings::Settings;
 use crate::training::step::Trainer;

@@ -25,10 +25,9 @@ fn fits(inputs: usize, double: bool) -> bool {
     inputs.is_multiple_of(if double { FOUR_BLOCKS } else { BLOCK })
 }
 
-/// Whether a block has room for a table of values and the stages beside it, up to 145 KB before Hopper: on an A100 it has.
+/// Whether a block has room for a table of values and the stages beside it.
 fn is_roomy(gpu: &Gpu) -> bool {
-    const ROOMY: [u32; 2] = [80, HOPPER];
-    ROOMY.contains(&gpu.capability())
+    gpu.shared_memory() >= 160 << 10
 }
 
 /// The launch of `y = x W^T`, or None where the dequantised weight is the better way, or the only one.

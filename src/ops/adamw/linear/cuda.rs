@@ -12,18 +12,8 @@ use crate::ops::params::{
 const THREADS: u32 = 32 * KIUNGO_ADAMW_LINEAR_WARPS;
 /// More are multiplied faster by a GEMM, though its result is written and read.
 const MOST_TOKENS: usize = 128;
-
-/// Shared memory that a block may have beside what `adamw_linear.cu` declares, by compute capability (CUDA C++ Programming
-/// Guide, "Technical Specifications per Compute Capability").
-fn shared_memory(capability: u32) -> usize {
-    const DECLARED: usize = 3;
-    let most = match capability {
-        80 | 87 => 163,
-        90..=110 => 227,
-        _ => 99,
-    };
-    (most - DECLARED) << 10
-}
+/// Shared memory that `adamw_linear.cu` declares beside what a launch adds, at most.
+const DECLARED: usize = 3 << 10;
 
 fn shared_bytes(tokens: usize) -> usize {
     tokens.next_multiple_of(32) * KIUNGO_ADAMW_LINEAR_TOKEN as usize
@@ -35,7 +25,7 @@ pub fn fits(gpu: &Gpu, tokens: usize, [outputs, inputs]: [usize; 2]) -> bool {
     let [rows, block] = [KIUNGO_ADAMW_LINEAR_ROWS, KIUNGO_ADAMW_BLOCK].map(|n| n as usize);
     let indices = outputs / rows * (inputs / block) <= u32::MAX as usize;
     let shape = outputs > 0 && outputs.is_multiple_of(rows) && inputs > 0 && inputs.is_multiple_of(block) && indices;
-    shape && (1..=MOST_TOKENS).contains(&tokens) && shared_bytes(tokens) <= shared_memory(gpu.capability())
+    shape && (1..=MOST_TOKENS).contains(&tokens) && shared_bytes(tokens) + DECLARED <= gpu.shared_memory()
 }
 
 /// The same for these tensors.

@@ -1,101 +1,21 @@
 //! The CUDA driver as an [`Executor`]: a stream, its own or a caller's, and the kernels built into this binary.
 
+use super::attributes;
+use super::cards::{HOPPER, device_count, driver_version_number};
 use super::graph::Builder;
 use super::host_pages::HostPages;
+use super::kernels::{Kernels, has_kernels};
 use super::recent::{self, Recent};
-use super::{DeviceError, Executor, Launch, Mark, Memory, Recording, TensorMap, support};
-use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result, sys};
-use cudarc::nvrtc::Ptx;
+use super::support;
+use crate::device::error::failed;
+use crate::device::{DeviceError, Executor, Gpu, Launch, Mark, Memory, Recording};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
-include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
-
-/// Shared memory a block may use without asking, bytes: what its kernel declares and what its launch adds.
-const DEFAULT_SHARED_BYTES: u32 = 48 << 10;
-
-/// The compute capability that has machine code of its own in this binary, with what only Hopper has.
-pub const HOPPER: u32 = 90;
-
-/// True if this binary holds CUDA kernels.
-pub fn has_kernels() -> bool {
-    !FATBINS.is_empty()
-}
-
-/// Modules built into this binary: file stem under `kernels/`, and the fatbin's bytes.
-pub fn fatbins() -> &'static [(&'static str, &'static [u8])] {
-    FATBINS
-}
-
-/// The version of the nvcc that compiled them.
-pub fn nvcc_version() -> Option<&'static str> {
-    option_env!("KIUNGO_NVCC")
-}
-
-/// What they are compiled for: `sm_80` is machine code of that compute capability, `compute_80` what later cards compile
-/// when it is loaded. Empty in a build without kernels.
-pub fn targets() -> &'static [&'static str] {
-    TARGETS
-}
-
-/// A GPU of this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Card {
-    /// Its name.
-    pub name: String,
-    /// Compute capability, major and minor.
-    pub capability: (i32, i32),
-    /// Bytes of its memory that nobody holds.
-    pub free: usize,
-    /// Bytes of its memory.
-    pub total: usize,
-}
-
-/// Looks at device `ordinal`. Starts its context, and loads no kernel.
-pub fn card(ordinal: usize) -> Result<Card, DeviceError> {
-    device_count()?;
-    let context = CudaContext::new(ordinal).map_err(|e| failed("cuDevicePrimaryCtxRetain", e))?;
-    let name = context.name().map_err(|e| failed("cuDeviceGetName", e))?;
-    let capability = context.compute_capability().map_err(|e| failed("cuDeviceGetAttribute", e))?;
-    context.bind_to_thread().map_err(|e| failed("cuCtxSetCurrent", e))?;
-    let (free, total) = result::mem_get_info().map_err(|e| failed("cuMemGetInfo", e))?;
-    Ok(Card { name, capability, free, total })
-}
-
-/// The number of CUDA devices, or why none can be used.
-pub fn device_count() -> Result<usize, DeviceError> {
-    // SAFETY: only asks whether the library can be opened. Every other call panics without it.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(DeviceError::NoDevice("libcuda.so, part of the NVIDIA driver, was not found".into()));
-    }
-    match CudaContext::device_count() {
-        Ok(0) => Err(DeviceError::NoDevice("the driver reports no device".into())),
-        Ok(n) => Ok(n as usize),
-        Err(e) => Err(DeviceError::NoDevice(format!("the driver cannot start: {e}"))),
-    }
-}
-
-/// The driver's CUDA version, as `major.minor`; an error where there is no driver.
-pub fn driver_version() -> Result<String, DeviceError> {
-    device_count()?;
-    Ok(version(driver_version_number()?))
-}
-
-fn driver_version_number() -> Result<i32, DeviceError> {
-    let mut v = 0;
-    // SAFETY: writes one int; the library is present (device_count asked).
-    unsafe { sys::cuDriverGetVersion(&mut v) }.result().map_err(|e| failed("cuDriverGetVersion", e))?;
-    Ok(v)
-}
-
-pub(super) fn version(v: i32) -> String {
-    format!("{}.{}", v / 1000, v % 1000 / 10)
-}
-
-pub(super) fn failed(call: impl Into<String>, e: impl std::fmt::Display) -> DeviceError {
-    DeviceError::Driver { call: call.into(), message: e.to_string() }
-}
+/// Kernels start one after another where KIUNGO_IN_ORDER is set: compute-sanitizer has lost track of those that start earlier.
+static IN_ORDER: LazyLock<bool> = LazyLock::new(|| std::env::var_os("KIUNGO_IN_ORDER").is_some());
 
 /// A stream of a CUDA device, and the kernels that are loaded in its context.
 pub struct Driver {
@@ -218,9 +138,9 @@ impl Driver {
         self.held.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Whether the kernels that this device runs wait for what was launched before them: those compiled for it do.
+    /// Whether a kernel may start before the one before it has ended: those compiled for this device wait by themselves.
     fn overlaps(&self) -> bool {
-        self.capability == HOPPER
+        self.capability == HOPPER && !*IN_ORDER
     }
 
     fn bind(&self) -> Result<(), DeviceError> {
@@ -228,141 +148,12 @@ impl Driver {
     }
 }
 
-/// The kernels of one context, loaded when they are first launched.
-struct Kernels {
-    context: Arc<CudaContext>,
-    modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
-    functions: Mutex<HashMap<&'static str, Function>>,
-    tensor_maps: Mutex<HashMap<TensorMap, EncodedMap>>,
-}
-
-/// The bytes of a CUtensorMap.
-type EncodedMap = [u64; 16];
-/// Encoded maps that are kept: more than a step's launches have, few enough to start anew without notice.
-const MOST_TENSOR_MAPS: usize = 4096;
-
-#[derive(Clone, Copy)]
-struct Function {
-    handle: sys::CUfunction,
-    /// That a launch may add.
-    shared_bytes: u32,
-}
-// SAFETY: a CUfunction is a handle that the driver lets any thread use.
-unsafe impl Send for Function {}
-
-impl Kernels {
-    fn new(context: Arc<CudaContext>) -> Kernels {
-        Kernels { context, modules: Mutex::default(), functions: Mutex::default(), tensor_maps: Mutex::default() }
+impl Gpu {
+    /// Runs ops on a stream of the caller's, in order with the caller's own work there. Memory that the caller has is
+    /// used in place: [`Tensor::adopt`](super::Tensor::adopt) and its neighbours.
+    pub fn on_stream(stream: Arc<CudaStream>) -> Result<Gpu, DeviceError> {
+        Ok(Gpu::new(Driver::on(stream)?))
     }
-
-    fn function(&self, launch: &Launch) -> Result<Function, DeviceError> {
-        let mut functions = self.functions.lock().unwrap_or_else(|e| e.into_inner());
-        let mut f = match functions.get(launch.kernel) {
-            Some(f) => *f,
-            None => self.load(launch)?,
-        };
-        if launch.shared_bytes > f.shared_bytes {
-            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: the handle belongs to a module that `self.modules` keeps loaded.
-            unsafe { sys::cuFuncSetAttribute(f.handle, attribute, launch.shared_bytes as i32) }
-                .result()
-                .map_err(|e| failed(format!("{}: {} bytes of shared memory", launch.kernel, launch.shared_bytes), e))?;
-            f.shared_bytes = launch.shared_bytes;
-        }
-        functions.insert(launch.kernel, f);
-        Ok(f)
-    }
-
-    fn load(&self, launch: &Launch) -> Result<Function, DeviceError> {
-        let missing = || DeviceError::NoSuchKernel { module: launch.module.into(), kernel: launch.kernel.into() };
-        let mut modules = self.modules.lock().unwrap_or_else(|e| e.into_inner());
-        if !modules.contains_key(launch.module) {
-            let (stem, image) = FATBINS.iter().find(|(stem, _)| *stem == launch.module).ok_or_else(missing)?;
-            let module = self
-                .context
-                .load_module(Ptx::from_binary(image.to_vec()))
-                .map_err(|e| support::not_loaded(stem, &self.context.name().unwrap_or_default(), e.0, e))?;
-            modules.insert(stem, module);
-        }
-        let function = modules[launch.module].load_function(launch.kernel).map_err(|_| missing())?;
-        // The handle stays valid: `self.modules` keeps the module loaded.
-        let handle = function.cu_function();
-        let mut declared = 0;
-        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
-        // SAFETY: writes one int; the handle is valid.
-        unsafe { sys::cuFuncGetAttribute(&mut declared, attribute, handle) }
-            .result()
-            .map_err(|e| failed(format!("shared memory of {}", launch.kernel), e))?;
-        Ok(Function { handle, shared_bytes: DEFAULT_SHARED_BYTES.saturating_sub(declared as u32) })
-    }
-}
-
-impl Kernels {
-    fn encode(&self, map: &TensorMap) -> Result<EncodedMap, DeviceError> {
-        let mut kept = self.tensor_maps.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(encoded) = kept.get(map) {
-            return Ok(*encoded);
-        }
-        let encoded = encode(map)?;
-        if kept.len() >= MOST_TENSOR_MAPS {
-            kept.clear();
-        }
-        kept.insert(*map, encoded);
-        Ok(encoded)
-    }
-}
-
-/// Encodes a tensor map. Dimensions go from the innermost outwards.
-fn encode(map: &TensorMap) -> Result<EncodedMap, DeviceError> {
-    const ELEMENT_BYTES: u64 = 2;
-    let [rows, columns] = map.shape.map(|n| n as u64);
-    let [block_rows, block_columns] = map.block.map(|n| n as u32);
-    // The span of a swizzle is a box's line: the copy engine pads shorter lines to it.
-    let swizzle = match block_columns as u64 * ELEMENT_BYTES {
-        ..=32 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_32B,
-        33..=64 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
-        _ => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-    };
-    let mut encoded = sys::CUtensorMap { opaque: [0; 16] };
-    // SAFETY: the arrays are as long as the rank, 2, says (one stride less); the call reads nothing at the address.
-    unsafe {
-        sys::cuTensorMapEncodeTiled(
-            &mut encoded,
-            sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-            2,
-            map.address as *mut c_void,
-            [columns, rows].as_ptr(),
-            [columns * ELEMENT_BYTES].as_ptr(),
-            [block_columns, block_rows].as_ptr(),
-            [1, 1].as_ptr(),
-            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-            swizzle,
-            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-        )
-    }
-    .result()
-    .map_err(|e| failed(format!("cuTensorMapEncodeTiled of {map:?}"), e))?;
-    Ok(encoded.opaque)
-}
-
-pub(super) fn cluster_value(blocks: u32) -> sys::CUlaunchAttributeValue {
-    let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
-    value.clusterDim = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: blocks, y: 1, z: 1 };
-    value
-}
-
-fn cluster_attribute(blocks: u32) -> sys::CUlaunchAttribute {
-    let (id, value) = (sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, cluster_value(blocks));
-    sys::CUlaunchAttribute { id, pad: [0; 4], value }
-}
-
-/// Lets a kernel start before the one before it has ended: it waits for that itself (`kernel.cuh`).
-fn overlap_attribute() -> sys::CUlaunchAttribute {
-    let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-    let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
-    value.programmaticStreamSerializationAllowed = 1;
-    sys::CUlaunchAttribute { id, pad: [0; 4], value }
 }
 
 impl Executor for Driver {
@@ -494,9 +285,8 @@ impl Executor for Driver {
             return builder.kernel(function.handle, launch, argument);
         }
         let mut arguments = [argument];
-        let cluster = (launch.cluster > 1).then(|| cluster_attribute(launch.cluster));
-        let overlap = self.overlaps().then(overlap_attribute);
-        let mut attributes: Vec<_> = cluster.into_iter().chain(overlap).collect();
+        let mut attributes = [attributes::cluster(launch.cluster), attributes::overlap()];
+        let attributes = &mut attributes[usize::from(launch.cluster <= 1)..1 + usize::from(self.overlaps())];
         let config = sys::CUlaunchConfig {
             gridDimX: gx,
             gridDimY: gy,

@@ -2,8 +2,9 @@
 //!
 //! Not by capturing a stream, which forbids other threads what waits for the whole context, as making a stream may.
 
-use super::cuda::{cluster_value, failed};
-use super::{DeviceError, Launch, Recording};
+use super::attributes::cluster_value;
+use crate::device::error::failed;
+use crate::device::{DeviceError, Launch, Recording};
 use cudarc::driver::{CudaStream, sys};
 use std::ffi::c_void;
 use std::ptr::{null, null_mut};

@@ -3,8 +3,8 @@
 //! `cuMemHostAlloc` zeroes and pins memory 4 KiB at a time: 128 MiB take 86 ms on an H100's host. In huge pages,
 //! touched first and registered then, they take 13 ms.
 
-use super::DeviceError;
-use super::cuda::failed;
+use crate::device::DeviceError;
+use crate::device::error::failed;
 use cudarc::driver::{result, sys};
 use memmap2::MmapMut;
 use std::ffi::c_void;
