@@ -20,7 +20,7 @@ fn hash(device: &str, method: &str, threads: usize, folder: &std::path::Path) ->
     let run = tempfile::tempdir_in(folder).unwrap();
     let mut command = Command::cargo_bin("kiungo").unwrap();
     command.current_dir(folder).env("RAYON_NUM_THREADS", threads.to_string());
-    command.args(["train", "--device", device, "--method", method, "--epochs", "2", "--layers", "2", "--output"]);
+    command.args(["train", "--device", device, "--method", method, "--epochs", "1", "--layers", "2", "--output"]);
     let output = command.arg(run.path()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let said = String::from_utf8(output.stdout).unwrap();

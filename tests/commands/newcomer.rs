@@ -16,7 +16,7 @@ fn kiungo(folder: &Path, line: &str) -> String {
 fn from_the_first_command_to_the_report() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    kiungo(at, "train --output runs/first");
+    kiungo(at, "train --epochs 2 --output runs/first");
     let page = fs::read_to_string(at.join("runs/first/report.html")).unwrap();
     assert!(page.contains("Cosines of control pairs") && page.contains("<svg"), "before and after");
 

@@ -90,7 +90,8 @@ fn a_gpu_reads_what_the_cpu_reads() {
         for base in BASES {
             let expected = load(&checkpoint, &config(), options(&Device::Cpu, base, WHOLE), |_| {}).unwrap();
             for device in gpus() {
-                for transfer in [SMALL, Transfer { threads: 1, buffers: 1, bytes: 1 << 20 }] {
+                let one = Transfer { threads: 1, buffers: 1, bytes: 1 << 20 };
+                for transfer in if stored == Stored::Bf16 { vec![SMALL, one] } else { vec![SMALL] } {
                     let what = format!("{stored} as {base} by {transfer:?} on {device}");
                     let found = load_with(&checkpoint, &config(), options(&device, base, WHOLE), transfer, |_| {});
                     assert_same(&what, &found.unwrap_or_else(|e| panic!("{what}: {e}")), &expected);

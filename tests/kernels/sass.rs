@@ -5,6 +5,7 @@
 use kiungo::device::cuda;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 /// cuobjdump, or why there is none.
 fn cuobjdump() -> Result<PathBuf, &'static str> {
@@ -17,7 +18,10 @@ fn cuobjdump() -> Result<PathBuf, &'static str> {
     found.ok_or("no cuobjdump: install nvidia-cuda-cuobjdump, or set KIUNGO_CUOBJDUMP")
 }
 
-/// Disassembles every module: its name, and cuobjdump's words.
+/// The machine code of every module.
+static SASS: LazyLock<Vec<(&str, String)>> = LazyLock::new(|| dump("-sass"));
+
+/// What cuobjdump says of every module, by name.
 fn dump(option: &str) -> Vec<(&'static str, String)> {
     let program = match cuobjdump() {
         Ok(program) => program,
@@ -56,11 +60,11 @@ fn no_kernel_spills() {
 
 #[test]
 fn products_run_on_tensor_cores_and_copies_are_wide() {
-    for (stem, sass) in dump("-sass") {
+    for (stem, sass) in &*SASS {
         // Kernel by kernel, for each target.
         for kernel in sass.split("Function : ").skip(1) {
             let name = kernel.lines().next().unwrap_or_default().trim();
-            let expected: &[&str] = match stem {
+            let expected: &[&str] = match *stem {
                 "gemm_sm90" | "attention_sm90" | "linear_sm90" | "linear_backward_sm90" | "linear_gemm_sm90" => {
                     &["HGMMA.64x", "UTMALDG.2D", "SYNCS"]
                 }
@@ -105,7 +109,7 @@ fn kernels_wait_before_they_touch_memory() {
         "LDG", "STG", "LDGSTS", "ATOMG", "RED.", "REDG", "UTMALDG", "UTMASTG", "UTMAREDG", "UBLKCP", "UBLKRED", " LD.",
         " ST.",
     ];
-    for (stem, sass) in dump("-sass") {
+    for (stem, sass) in &*SASS {
         for cubin in sass.split("arch = ").skip(1).filter(|cubin| cubin.starts_with("sm_90")) {
             for kernel in cubin.split("Function : ").skip(1) {
                 let name = kernel.lines().next().unwrap_or_default().trim();
