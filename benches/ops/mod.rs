@@ -3,6 +3,7 @@
 mod adamw;
 mod attention;
 mod clip;
+mod convert;
 mod cosine;
 mod cross_entropy;
 mod embed;
@@ -13,6 +14,7 @@ mod linear;
 mod load;
 mod lora;
 mod nf4;
+mod normal;
 mod pairs;
 mod philox;
 mod pooling;
@@ -31,10 +33,11 @@ type Run = fn(&mut Bench) -> anyhow::Result<()>;
 type Reference = fn(&mut Criterion);
 
 /// Every op that has a benchmark.
-pub const ALL: [(&str, Run); 25] = [
+pub const ALL: [(&str, Run); 27] = [
     ("adamw", adamw::gpu),
     ("attention", attention::gpu),
     ("clip", clip::gpu),
+    ("convert", convert::gpu),
     ("cosine", cosine::gpu),
     ("cross_entropy", cross_entropy::gpu),
     ("embed", embed::gpu),
@@ -46,6 +49,7 @@ pub const ALL: [(&str, Run); 25] = [
     ("load", load::gpu),
     ("lora", lora::gpu),
     ("nf4", nf4::gpu),
+    ("normal", normal::gpu),
     ("pairs", pairs::gpu),
     ("philox", philox::gpu),
     ("pooling", pooling::gpu),
@@ -61,10 +65,11 @@ pub const ALL: [(&str, Run); 25] = [
 
 /// The CPU references of the ops that are wanted.
 pub fn cpu(criterion: &mut Criterion, wanted: impl Fn(&str) -> bool) {
-    let all: [(&str, Reference); 21] = [
+    let all: [(&str, Reference); 23] = [
         ("adamw", adamw::cpu),
         ("attention", attention::cpu),
         ("clip", clip::cpu),
+        ("convert", convert::cpu),
         ("cosine", cosine::cpu),
         ("cross_entropy", cross_entropy::cpu),
         ("embedding", embedding::cpu),
@@ -73,6 +78,7 @@ pub fn cpu(criterion: &mut Criterion, wanted: impl Fn(&str) -> bool) {
         ("linear", linear::cpu),
         ("lora", lora::cpu),
         ("nf4", nf4::cpu),
+        ("normal", normal::cpu),
         ("pairs", pairs::cpu),
         ("philox", philox::cpu),
         ("pooling", pooling::cpu),

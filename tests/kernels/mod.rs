@@ -9,6 +9,7 @@ mod cross_entropy;
 mod embedding;
 mod gemm;
 mod in_batch;
+mod launches;
 mod linear;
 mod lora;
 mod nf4;

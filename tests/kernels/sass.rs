@@ -22,7 +22,7 @@ fn cuobjdump() -> Result<PathBuf, &'static str> {
 static SASS: LazyLock<Vec<(&str, String)>> = LazyLock::new(|| dump("-sass"));
 
 /// What cuobjdump says of every module, by name.
-fn dump(option: &str) -> Vec<(&'static str, String)> {
+pub fn dump(option: &str) -> Vec<(&'static str, String)> {
     let program = match cuobjdump() {
         Ok(program) => program,
         Err(why) => {
@@ -43,6 +43,11 @@ fn dump(option: &str) -> Vec<(&'static str, String)> {
         (stem, String::from_utf8_lossy(&output.stdout).into_owned())
     };
     cuda::fatbins().iter().map(dump).collect()
+}
+
+/// The target of a part of cuobjdump's words that begins behind `arch = `.
+pub fn arch_of(cubin: &str) -> &str {
+    cubin.lines().next().unwrap_or_default().trim()
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod faults;
 mod golden;
 mod gpu;
 pub mod hub;
+mod paper;
 
 pub use allocations::{Bounded, held, largest};
 pub use counting::{Calls, Counting};
@@ -15,6 +16,7 @@ pub use golden::Golden;
 pub use gpu::{assert_as_good, executors, fast_gpus, gpus, is_emulator, under_sanitizer};
 use half::bf16;
 use kiungo::device::{DType, Device, Tensor};
+pub use paper::Paper;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rand_distr::StandardNormal;
 use std::path::PathBuf;

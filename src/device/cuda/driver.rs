@@ -150,7 +150,7 @@ impl Driver {
 
 impl Gpu {
     /// Runs ops on a stream of the caller's, in order with the caller's own work there. Memory that the caller has is
-    /// used in place: [`Tensor::adopt`](super::Tensor::adopt) and its neighbours.
+    /// used in place: [`Tensor::adopt`](crate::device::Tensor::adopt) and its neighbours.
     pub fn on_stream(stream: Arc<CudaStream>) -> Result<Gpu, DeviceError> {
         Ok(Gpu::new(Driver::on(stream)?))
     }

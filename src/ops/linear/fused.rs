@@ -13,6 +13,26 @@ use crate::ops::nf4::{Nf4Tensor, Scales};
 use crate::ops::params::Nf4LinearParams;
 pub use many::wins_by;
 
+/// What a kernel is called over a weight with plain absmax, and with double-quantised ones.
+struct Names {
+    plain: &'static str,
+    double: &'static str,
+}
+
+impl Names {
+    fn of(&self, double: bool) -> &'static str {
+        if double { self.double } else { self.plain }
+    }
+}
+
+/// The names of a file's kernel for up to so many tokens.
+macro_rules! names {
+    ($file:literal, $tokens:literal) => {
+        Names { plain: concat!($file, "_nf4_", $tokens), double: concat!($file, "_nf4_double_", $tokens) }
+    };
+}
+use names;
+
 /// Inputs that share an absmax.
 const BLOCK: usize = 64;
 /// Under double quantisation kernels take four blocks at once, which must share what scales their scales.

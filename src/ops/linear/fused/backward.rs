@@ -3,8 +3,8 @@
 //! Blocks take parts of the outputs, so many that every multiprocessor has one; their sums are added up by a second launch.
 
 use super::is_roomy;
-use super::sm90::{BELOW_TABLE, STAGE_ALIGNMENT, TABLE_BYTES};
-use super::{BLOCK, MAP_BYTES};
+use super::sm90::{TABLE_BYTES, around_table};
+use super::{BLOCK, MAP_BYTES, Names, names};
 use crate::device::{DType, Gpu, Launch, TensorMap};
 use crate::ops::Result;
 use crate::ops::gemm::cuda::HOPPER;
@@ -16,38 +16,27 @@ const INPUTS: usize = 256;
 /// Inputs of dx that a block of the sum's threads adds up.
 const ADDED: usize = 4 * 128;
 
-/// A kernel for up to so many tokens.
+/// A kernel for up to so many tokens; it knows the rest too.
 struct Kernel {
     tokens: usize,
     /// Of the weight a stage.
     outputs: usize,
     stages: usize,
-    plain: &'static str,
-    double: &'static str,
+    names: Names,
 }
 
-/// The kernels know the outputs and the stages too.
-macro_rules! kernel {
-    ($file:literal, $tokens:literal, $outputs:literal, $stages:literal) => {
-        Kernel {
-            tokens: $tokens,
-            outputs: $outputs,
-            stages: $stages,
-            plain: concat!($file, "_nf4_", $tokens),
-            double: concat!($file, "_nf4_double_", $tokens),
-        }
-    };
-}
 const KERNELS: [Kernel; 4] = [
-    kernel!("linear_backward", 8, 64, 4),
-    kernel!("linear_backward", 16, 64, 4),
-    kernel!("linear_backward", 32, 64, 3),
-    kernel!("linear_backward", 64, 64, 4),
+    Kernel { tokens: 8, outputs: 64, stages: 4, names: names!("linear_backward", 8) },
+    Kernel { tokens: 16, outputs: 64, stages: 4, names: names!("linear_backward", 16) },
+    Kernel { tokens: 32, outputs: 64, stages: 3, names: names!("linear_backward", 32) },
+    Kernel { tokens: 64, outputs: 64, stages: 4, names: names!("linear_backward", 64) },
 ];
 const THREADS: u32 = 256;
 /// For more tokens than `FEW`.
-const ON_HOPPER: [Kernel; 2] =
-    [kernel!("linear_backward_sm90", 64, 128, 3), kernel!("linear_backward_sm90", 128, 64, 5)];
+const ON_HOPPER: [Kernel; 2] = [
+    Kernel { tokens: 64, outputs: 128, stages: 3, names: names!("linear_backward_sm90", 64) },
+    Kernel { tokens: 128, outputs: 64, stages: 5, names: names!("linear_backward_sm90", 128) },
+];
 const THREADS_ON_HOPPER: u32 = 384;
 const FEW: usize = 32;
 
@@ -58,10 +47,6 @@ impl Kernel {
         let filling = multiprocessors / inputs.div_ceil(INPUTS);
         let room = outputs * DType::Bf16.size() / (rows * DType::F32.size());
         filling.min(room).clamp(1, outputs.div_ceil(self.outputs))
-    }
-
-    fn name(&self, double: bool) -> &'static str {
-        if double { self.double } else { self.plain }
     }
 
     /// Bytes of a stage's scales: four absmax values an output, or their four codes and the absmax that they share.
@@ -75,23 +60,20 @@ impl Kernel {
         let stages = self.stages * (self.outputs * INPUTS / 2 + dy + self.scales(double, 8));
         let sums = self.tokens * (INPUTS + 4) * DType::F32.size();
         let shared = TABLE_BYTES + MAP_BYTES + stages.max(sums);
-        Launch::new("linear_backward", self.name(double), grid, THREADS, params).shared(shared as u32)
+        Launch::new("linear_backward", self.names.of(double), grid, THREADS, params).shared(shared as u32)
     }
 
     fn launch_on_hopper(&self, double: bool, grid: [u32; 3], backward: Nf4BackwardParams) -> Launch {
         let dy = self.tokens * self.outputs * DType::Bf16.size();
-        let stage = (self.outputs * INPUTS / 2 + dy + self.scales(double, 0)).next_multiple_of(STAGE_ALIGNMENT);
-        // The stages that fit below the table, the table, the other stages, the map and the barriers.
-        let later = self.stages.saturating_sub(BELOW_TABLE / stage);
-        let shared = BELOW_TABLE + TABLE_BYTES + later * stage + MAP_BYTES + self.stages * 2 * 8;
+        let stage = self.outputs * INPUTS / 2 + dy + self.scales(double, 0);
         let Nf4LinearParams { codes, x: dy, m, n, k, .. } = backward.linear;
         let [rows, outputs, inputs] = [m, n, k].map(|x| x as usize);
         // Four codes are the two bytes of a bf16.
         let codes = TensorMap { address: codes, shape: [outputs, inputs / 4], block: [self.outputs, INPUTS / 4] };
         let dy = TensorMap { address: dy, shape: [rows, outputs], block: [self.tokens, BLOCK] };
         let params = Nf4BackwardSm90Params { backward, ..Default::default() };
-        Launch::new("linear_backward_sm90", self.name(double), grid, THREADS_ON_HOPPER, params)
-            .shared(shared as u32)
+        Launch::new("linear_backward_sm90", self.names.of(double), grid, THREADS_ON_HOPPER, params)
+            .shared(around_table(self.stages, stage))
             .tensor_map(offset_of!(Nf4BackwardSm90Params, codes), codes)
             .tensor_map(offset_of!(Nf4BackwardSm90Params, dy), dy)
     }

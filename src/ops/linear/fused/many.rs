@@ -1,7 +1,7 @@
 //! Launches of `linear_gemm_sm90.cu`: many tokens, on Hopper.
 
-use super::BLOCK;
 use super::sm90::{BELOW_TABLE, TABLE_BYTES};
+use super::{BLOCK, Names, names};
 use crate::device::{DType, Gpu, Launch, TensorMap};
 use crate::ops::gemm::{cuda::HOPPER, tiles};
 use crate::ops::nf4::Nf4Tensor;
@@ -17,13 +17,12 @@ pub struct Many {
     tokens: usize,
     /// Microseconds of a step of 64 inputs, on an H100.
     step: f64,
-    plain: &'static str,
-    double: &'static str,
+    names: Names,
 }
 
 const MANY: [Many; 2] = [
-    Many { tokens: 256, step: 0.73, plain: "linear_gemm_sm90_nf4_256", double: "linear_gemm_sm90_nf4_double_256" },
-    Many { tokens: 128, step: 0.42, plain: "linear_gemm_sm90_nf4_128", double: "linear_gemm_sm90_nf4_double_128" },
+    Many { tokens: 256, step: 0.73, names: names!("linear_gemm_sm90", 256) },
+    Many { tokens: 128, step: 0.42, names: names!("linear_gemm_sm90", 128) },
 ];
 /// Blocks of a cluster, which share their tokens.
 const SHARES: usize = 2;
@@ -52,9 +51,8 @@ impl Many {
         let map = |address, shape, block| TensorMap { address, shape, block };
         let shared =
             BELOW_TABLE + TABLE_BYTES + MANY_STAGES_ABOVE * self.tokens * BLOCK * DType::Bf16.size() + ROWS * BLOCK / 2;
-        let name = if double { self.double } else { self.plain };
         let params = Nf4GemmSm90Params { linear, ..Default::default() };
-        Launch::new("linear_gemm_sm90", name, [blocks as u32, 1, 1], MANY_THREADS, params)
+        Launch::new("linear_gemm_sm90", self.names.of(double), [blocks as u32, 1, 1], MANY_THREADS, params)
             .shared(shared as u32)
             .cluster(SHARES as u32)
             .tensor_map(offset_of!(Nf4GemmSm90Params, codes), map(codes, [outputs, inputs / 4], [ROWS, BLOCK / 4]))

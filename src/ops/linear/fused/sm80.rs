@@ -1,6 +1,6 @@
 //! Launches of `linear.cu`: up to 32 tokens, by `mma.sync`.
 
-use super::{BLOCK, MAP_BYTES};
+use super::{BLOCK, MAP_BYTES, Names, names};
 use crate::device::Launch;
 use crate::ops::params::Nf4LinearParams;
 
@@ -14,24 +14,15 @@ const TABLE_BYTES: usize = 256 * 32 * 4;
 /// A kernel for up to so many tokens.
 struct Kernel {
     tokens: usize,
+    /// As many as leave a block of an A100 its 163 KB; `linear.cu` knows them too.
     stages: usize,
-    plain: &'static str,
-    double: &'static str,
+    names: Names,
 }
 
-/// `linear.cu` knows the stages too.
-macro_rules! kernel {
-    ($tokens:literal, $stages:literal) => {
-        Kernel {
-            tokens: $tokens,
-            stages: $stages,
-            plain: concat!("linear_nf4_", $tokens),
-            double: concat!("linear_nf4_double_", $tokens),
-        }
-    };
-}
-/// As many stages as leave a block of an A100 its 163 KB.
-const KERNELS: [Kernel; 2] = [kernel!(16, 4), kernel!(32, 3)];
+const KERNELS: [Kernel; 2] = [
+    Kernel { tokens: 16, stages: 4, names: names!("linear", 16) },
+    Kernel { tokens: 32, stages: 3, names: names!("linear", 32) },
+];
 
 impl Kernel {
     fn shared_bytes(&self, double: bool) -> usize {
@@ -44,7 +35,9 @@ impl Kernel {
 /// None for more tokens than a kernel takes.
 pub fn forward(double: bool, params: Nf4LinearParams) -> Option<Launch> {
     let kernel = KERNELS.iter().find(|k| params.m as usize <= k.tokens)?;
-    let name = if double { kernel.double } else { kernel.plain };
     let grid = [(params.n as usize).div_ceil(ROWS) as u32, 1, 1];
-    Some(Launch::new("linear", name, grid, THREADS, params).shared(kernel.shared_bytes(double) as u32))
+    Some(
+        Launch::new("linear", kernel.names.of(double), grid, THREADS, params)
+            .shared(kernel.shared_bytes(double) as u32),
+    )
 }
