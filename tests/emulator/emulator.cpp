@@ -10,6 +10,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <array>
 #include <deque>
 #include <memory>
 #include <vector>
@@ -25,7 +26,7 @@ struct Range {
     bool holds(uintptr_t address, size_t bytes = 1) const { return address >= begin && address + bytes <= end; }
 };
 
-// Who touched a byte, and how many barriers had passed by then.
+// Who touched memory, and how many barriers had passed by then.
 struct Touch {
     uint32_t block = 0;  // 1-based; 0: nobody
     uint32_t epoch = 0, warp_epoch = 0;
@@ -33,8 +34,15 @@ struct Touch {
     enum Who : uint8_t { ONE, WARP_MATES, MANY, BLOCKS } who = ONE;
 };
 
-struct Byte {
+// The last write, and the reads since.
+struct Touches {
     Touch write, read;
+};
+
+// Of a word of 4 bytes; of each byte, once a part of it was touched by itself.
+struct Word {
+    Touches all;
+    uint32_t bytes;  // 1 + the index among the shadow's bytes; 0: it is whole
 };
 
 struct Copy {
@@ -61,17 +69,31 @@ struct Warp {
 };
 
 struct Free {
-    void operator()(Byte* p) const { free(p); }
+    void operator()(Word* p) const { free(p); }
 };
 
 struct Shadow {
+    static constexpr uintptr_t WORD = 4;
+
     Range range;
-    std::unique_ptr<Byte, Free> bytes;  // made at the first access
-    Byte* at(uintptr_t address) {
-        if (!bytes) bytes.reset(static_cast<Byte*>(calloc(range.end - range.begin, sizeof(Byte))));
-        return bytes.get() + (address - range.begin);
+    std::unique_ptr<Word, Free> words;  // made at the first access
+    std::vector<std::array<Touches, WORD>> bytes;
+
+    Word& at(uintptr_t address) {
+        const uintptr_t first = range.begin / WORD;
+        if (!words) words.reset(static_cast<Word*>(calloc(range.end / WORD + 1 - first, sizeof(Word))));
+        return words.get()[address / WORD - first];
     }
-    void clear() { bytes.reset(); }
+    // Those of one byte.
+    Touches& byte_at(uintptr_t address) {
+        Word& word = at(address);
+        if (!word.bytes) {
+            bytes.push_back({word.all, word.all, word.all, word.all});
+            word.bytes = bytes.size();
+        }
+        return bytes[word.bytes - 1][address % WORD];
+    }
+    void clear() { words.reset(), bytes.clear(); }
 };
 
 struct Machine {
@@ -220,28 +242,26 @@ void run_block(Machine& m) {
 }
 
 // Nothing can have happened between `touch` and an access by the current thread unless a barrier came between.
-bool ordered(const Touch& touch) {
-    const unsigned me = machine->current;
-    if (touch.block < machine->block_number) return touch.block == 0;
+bool ordered(const Touch& touch, const Touch& now) {
+    if (touch.block < now.block) return touch.block == 0;
     switch (touch.who) {
         case Touch::ONE:
-            if (touch.thread == me) return true;
+            if (touch.thread == now.thread) return true;
             [[fallthrough]];
         case Touch::WARP_MATES:
-            if (touch.thread / WARP == me / WARP && touch.warp_epoch < warp().epoch) return true;
+            if (touch.thread / WARP == now.thread / WARP && touch.warp_epoch < now.warp_epoch) return true;
             [[fallthrough]];
-        case Touch::MANY: return touch.epoch < machine->epoch;
+        case Touch::MANY: return touch.epoch < now.epoch;
         default: return false;
     }
 }
 
-Touch touch_now() {
-    return {machine->block_number, machine->epoch, warp().epoch, (uint16_t)machine->current, Touch::ONE};
+Touch touch_now(const Machine& m) {
+    return {m.block_number, m.epoch, m.warps[m.current / WARP].epoch, (uint16_t)m.current, Touch::ONE};
 }
 
-// The readers of a byte, one more added: as much as a later write needs to know of them.
-Touch with_reader(const Touch& before) {
-    Touch now = touch_now();
+// The readers, one more added: as much as a later write needs to know of them.
+Touch with_reader(const Touch& before, Touch now) {
     if (before.block == 0 || (before.block == now.block && before.epoch < now.epoch)) return now;
     if (before.block != now.block || before.who == Touch::BLOCKS) now.who = Touch::BLOCKS;
     else if (before.who == Touch::MANY || before.thread / WARP != now.thread / WARP) now.who = Touch::MANY;
@@ -249,23 +269,38 @@ Touch with_reader(const Touch& before) {
     return now;
 }
 
-void touch(Shadow& shadow, const char* space, uintptr_t address, size_t bytes, bool write) {
-    Byte* b = shadow.at(address);
-    for (size_t i = 0; i < bytes; i++, b++) {
-        const char* other = !ordered(b->write) ? "wrote" : write && !ordered(b->read) ? "read" : nullptr;
-        if (other) {
-            const Touch& t = strcmp(other, "read") ? b->write : b->read;
-            fail("race in %s memory: %s byte %zu, which %s %u %s with no barrier in between", space,
-                write ? "writes" : "reads", (size_t)(address + i - shadow.range.begin),
-                t.block == machine->block_number ? "thread" : "another block's thread", (unsigned)t.thread, other);
+// Checks an access, and notes it. What comes behind a write comes behind what was read before it.
+void touch(Touches& touches, const Touch& now, bool write, const Shadow& shadow, const char* space, uintptr_t address) {
+    const bool written = !ordered(touches.write, now), read = write && !ordered(touches.read, now);
+    if (written || read) {
+        const Touch& other = written ? touches.write : touches.read;
+        fail("race in %s memory: %s byte %zu, which %s %u %s with no barrier in between", space, write ? "writes" : "reads",
+            (size_t)(address - shadow.range.begin), other.block == now.block ? "thread" : "another block's thread",
+            (unsigned)other.thread, written ? "wrote" : "read");
+    }
+    if (write) touches = {now, {}};
+    else touches.read = with_reader(touches.read, now);
+}
+
+// Aligned to their number, which is a power of two.
+void touch_all(const Machine& m, Shadow& shadow, const char* space, uintptr_t address, size_t bytes, bool write) {
+    const Touch now = touch_now(m);
+    if (bytes < Shadow::WORD) {
+        for (size_t i = 0; i < bytes; i++) touch(shadow.byte_at(address + i), now, write, shadow, space, address + i);
+        return;
+    }
+    Word* word = &shadow.at(address);
+    for (size_t at = 0; at < bytes; at += Shadow::WORD, word++) {
+        if (word->bytes) {
+            auto& parts = shadow.bytes[word->bytes - 1];
+            for (size_t i = 0; i < parts.size(); i++) touch(parts[i], now, write, shadow, space, address + at + i);
+        } else {
+            touch(word->all, now, write, shadow, space, address + at);
         }
-        if (write) b->write = touch_now();
-        else b->read = with_reader(b->read);
     }
 }
 
-Shadow* buffer_at(uintptr_t address) {
-    Machine& m = *machine;
+Shadow* buffer_at(Machine& m, uintptr_t address) {
     if (m.last_buffer && m.last_buffer->range.holds(address)) return m.last_buffer;
     size_t low = 0, high = m.buffers.size();
     while (low < high) {
@@ -347,11 +382,11 @@ void access(const void* pointer, size_t bytes, bool write) {
     const char* space = "shared";
     if (m->static_shared.range.holds(address)) shadow = &m->static_shared;
     else if (m->shared.range.holds(address)) shadow = &m->shared;
-    else if ((shadow = buffer_at(address))) space = "global";
+    else if ((shadow = buffer_at(*m, address))) space = "global";
     if (shadow) {
         if (!shadow->range.holds(address, bytes)) fail("%s of %zu bytes beyond the end of %s memory", what, bytes, space);
         if (address % bytes) fail("%s of %zu bytes, misaligned", what, bytes);
-        return touch(*shadow, space, address, bytes, write);
+        return touch_all(*m, *shadow, space, address, bytes, write);
     }
     if (!write && m->params.holds(address, bytes)) return;
     for (const Range& r : m->image) {
@@ -365,7 +400,7 @@ void access(const void* pointer, size_t bytes, bool write) {
 // Blocks may meet here, so it is no race; that it lies in a buffer is checked.
 void atomic_min(uint64_t* at, uint64_t value) {
     const uintptr_t address = (uintptr_t)at;
-    const Shadow* shadow = buffer_at(address);
+    const Shadow* shadow = buffer_at(*machine, address);
     if (!shadow || !shadow->range.holds(address, sizeof value)) fail("atomic_min at %#zx, in no buffer", (size_t)address);
     uint64_t seen = __atomic_load_n(at, __ATOMIC_RELAXED);
     while (value < seen && !__atomic_compare_exchange_n(at, &seen, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {

@@ -1,6 +1,6 @@
 //! A linear layer and its gradients, over dense weights and weights in 4 bits.
 
-use super::{Run, compare, compare_large};
+use super::{Run, compare, compare_bf16, compare_large};
 use crate::support::{assert_as_good, assert_close, fast_gpus, gpus, normal_bf16, rng, under_sanitizer};
 use kiungo::device::{DType, Device, Tensor};
 use kiungo::ops::linear::{self, Weight};
@@ -74,7 +74,7 @@ fn few_tokens_over_nf4() {
         let w = normal_bf16(&mut rng, outputs * inputs);
         let x = normal_bf16(&mut rng, tokens * inputs);
         for double in [false, true] {
-            compare(&format!("linear over nf4 {tokens}x{outputs}x{inputs} double {double}"), 1e-6, |run| {
+            compare_bf16(&format!("linear over nf4 {tokens}x{outputs}x{inputs} double {double}"), 1e-6, |run| {
                 let weight = Weight::Nf4(Nf4Tensor::quantize(&run.f32(&w, &[outputs, inputs]), double).unwrap());
                 let mut y = run.poisoned(&[tokens, outputs]);
                 linear::forward(&run.tensor(&x, &[tokens, inputs]), &weight, &mut y).unwrap();

@@ -68,6 +68,12 @@ fn compare(what: &str, bound: f64, op: impl Fn(&Run) -> Vec<Tensor>) {
     compare_on(&gpus(), what, bound, op);
 }
 
+/// The same with bf16 activations alone, of kernels that take no others.
+#[track_caller]
+fn compare_bf16(what: &str, bound: f64, op: impl Fn(&Run) -> Vec<Tensor>) {
+    compare_as(&[DType::Bf16], &gpus(), what, bound, op);
+}
+
 /// The same for shapes that only a GPU can run in a test's time: not the emulator, and not a GPU under a sanitizer.
 /// `case` makes the data, which is not made in vain.
 #[track_caller]
@@ -80,12 +86,17 @@ fn compare_large<Op: Fn(&Run) -> Vec<Tensor>>(what: &str, bound: f64, case: impl
 
 #[track_caller]
 fn compare_on(gpus: &[Device], what: &str, bound: f64, op: impl Fn(&Run) -> Vec<Tensor>) {
+    compare_as(&[DType::F32, DType::Bf16], gpus, what, bound, op);
+}
+
+#[track_caller]
+fn compare_as(dtypes: &[DType], gpus: &[Device], what: &str, bound: f64, op: impl Fn(&Run) -> Vec<Tensor>) {
     let values = |device: &Device, dtype| -> Vec<Vec<f32>> {
         op(&Run { device, dtype }).iter().map(|t| t.to_f32().unwrap()).collect()
     };
     let (exact, textbook) = (values(&Device::Cpu, DType::F32), values(&Device::Cpu, DType::Bf16));
     for gpu in gpus {
-        for dtype in [DType::F32, DType::Bf16] {
+        for &dtype in dtypes {
             let found = values(gpu, dtype);
             let again = if under_sanitizer() { found.clone() } else { values(gpu, dtype) };
             for (i, found) in found.iter().enumerate() {

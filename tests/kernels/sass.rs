@@ -3,6 +3,7 @@
 //! Needs CUDA's disassembler, which stands beside nvcc (`KIUNGO_CUOBJDUMP` names another one).
 
 use kiungo::device::cuda;
+use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -42,7 +43,7 @@ pub fn dump(option: &str) -> Vec<(&'static str, String)> {
         assert!(output.status.success(), "{stem}: {}", String::from_utf8_lossy(&output.stderr));
         (stem, String::from_utf8_lossy(&output.stdout).into_owned())
     };
-    cuda::fatbins().iter().map(dump).collect()
+    cuda::fatbins().par_iter().map(dump).collect()
 }
 
 /// The target of a part of cuobjdump's words that begins behind `arch = `.
