@@ -2,7 +2,7 @@
 
 use super::learner::Learner;
 use super::settings::Settings;
-use crate::device::{DType, Device, Tensor};
+use crate::device::{DType, Device, Gpu, Tensor};
 use crate::llama::PerProjection;
 use crate::llama::backward::LearnLinear;
 use crate::llama::config::Projection;
@@ -46,22 +46,15 @@ impl Optimizer {
             .iter()
             .map(|p| Moments::new(device, precision(p), p.master.shape()))
             .collect::<std::result::Result<Vec<_>, _>>()?;
+        let kept: Vec<usize> = (0..parameters.len()).filter(|&i| parameters[i].gradient.is_some()).collect();
+        // Moments of fewer bits are the tensors of each parameter.
+        let are_one = are_one && kept.iter().all(|&i| precision(&parameters[i]) == Precision::F32);
         let mut whole = None;
-        let is_kept = |p: &Parameter| p.gradient.is_some();
-        if let Device::Cuda(gpu) = device
-            && are_one
-            // Moments of fewer bits are the tensors of each parameter.
-            && parameters.iter().filter(|p| is_kept(p)).all(|p| precision(p) == Precision::F32)
-        {
-            let kept = parameters.iter().zip(&mut all).filter(|(p, _)| is_kept(p));
-            let (shapes, kept): (Vec<Vec<usize>>, Vec<&mut Moments>) =
-                kept.map(|(p, moments)| (p.master.shape().to_vec(), moments)).unzip();
-            let [(m, first), (v, second)] =
-                [Tensor::parts(gpu, DType::F32, &shapes)?, Tensor::parts(gpu, DType::F32, &shapes)?];
-            whole = Some(Moments::of(m, v));
-            for ((moments, m), v) in kept.into_iter().zip(first).zip(second) {
-                *moments = Moments::of(m, v);
-            }
+        if let (Device::Cuda(gpu), true) = (device, are_one) {
+            let shapes: Vec<_> = kept.iter().map(|&i| parameters[i].master.shape().to_vec()).collect();
+            let (one, parts) = moments_in_one(gpu, &shapes)?;
+            whole = Some(one);
+            kept.into_iter().zip(parts).for_each(|(i, part)| all[i] = part);
         }
         let (mut first, mut second) = (0, 0);
         for p in parameters {
@@ -151,6 +144,12 @@ impl Optimizer {
         }
         Ok(())
     }
+}
+
+/// Moments of one vector, and those of its parts.
+fn moments_in_one(gpu: &Gpu, shapes: &[Vec<usize>]) -> Result<(Moments, Vec<Moments>)> {
+    let [(m, first), (v, second)] = [Tensor::parts(gpu, DType::F32, shapes)?, Tensor::parts(gpu, DType::F32, shapes)?];
+    Ok((Moments::of(m, v), first.into_iter().zip(second).map(|(m, v)| Moments::of(m, v)).collect()))
 }
 
 /// What becomes of the gradients of linear layers that learn at once.
