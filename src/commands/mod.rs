@@ -46,6 +46,8 @@ enum Command {
 }
 
 pub use train::Interrupted;
+#[doc(hidden)]
+pub use train::{Blocks, SaveEvery};
 
 impl Cli {
     /// Runs the subcommand. An error is one line, with its causes after colons.

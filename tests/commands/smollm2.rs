@@ -124,6 +124,7 @@ fn smollm2_learns_romanian_words_with_adapters() {
     run.report("clean, lora");
     assert!(run.precision("train")[0] >= 0.25);
     assert!(!run.collapsed());
+    assert!(run.took < Duration::from_secs(180));
 }
 
 #[test]
@@ -133,6 +134,7 @@ fn smollm2_learns_romanian_words_with_all_weights() {
     run.report("clean, full");
     assert!(run.precision("train")[0] >= 0.65);
     assert!(!run.collapsed());
+    assert!(run.took < Duration::from_secs(180));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //!
 //! Values are another matter: the emulator's, for kernels of every card, and a GPU's.
 
-use super::sass::{arch_of, dump};
+use super::sass::dump;
 use crate::support::Paper;
 use kiungo::device::{DType, Device, Executor, Gpu, Launch, Tensor};
 use kiungo::formats::pairs::Pair;
@@ -36,7 +36,7 @@ static USAGE: LazyLock<HashMap<(String, String), Usage>> = LazyLock::new(|| {
     let mut found = HashMap::new();
     for (_, usage) in dump("-res-usage") {
         for cubin in usage.split("arch = ").skip(1) {
-            let arch = arch_of(cubin);
+            let arch = cubin.lines().next().unwrap_or_default().trim();
             let lines: Vec<&str> = cubin.lines().map(str::trim).collect();
             for pair in lines.windows(2) {
                 let Some(kernel) = pair[0].strip_prefix("Function ").and_then(|k| k.strip_suffix(':')) else {

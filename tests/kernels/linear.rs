@@ -53,6 +53,19 @@ fn forward_and_backward() {
     }
 }
 
+/// `y` of a weight in 4 bits.
+fn over_nf4([tokens, outputs, inputs]: [usize; 3], double: bool) -> impl Fn(&Run) -> Vec<Tensor> {
+    let mut rng = rng(3);
+    let w = normal_bf16(&mut rng, outputs * inputs);
+    let x = normal_bf16(&mut rng, tokens * inputs);
+    move |run: &Run| {
+        let weight = Weight::Nf4(Nf4Tensor::quantize(&run.f32(&w, &[outputs, inputs]), double).unwrap());
+        let mut y = run.poisoned(&[tokens, outputs]);
+        linear::forward(&run.tensor(&x, &[tokens, inputs]), &weight, &mut y).unwrap();
+        vec![y]
+    }
+}
+
 #[test]
 fn few_tokens_over_nf4() {
     // Tokens of every fused kernel, at its edges, and one more than the last takes; rows and inputs off its tiles, and more than
@@ -70,16 +83,14 @@ fn few_tokens_over_nf4() {
         [128, 264, 320],
         [129, 24, 64],
     ] {
-        let mut rng = rng(3);
-        let w = normal_bf16(&mut rng, outputs * inputs);
-        let x = normal_bf16(&mut rng, tokens * inputs);
         for double in [false, true] {
-            compare_bf16(&format!("linear over nf4 {tokens}x{outputs}x{inputs} double {double}"), 1e-6, |run| {
-                let weight = Weight::Nf4(Nf4Tensor::quantize(&run.f32(&w, &[outputs, inputs]), double).unwrap());
-                let mut y = run.poisoned(&[tokens, outputs]);
-                linear::forward(&run.tensor(&x, &[tokens, inputs]), &weight, &mut y).unwrap();
-                vec![y]
-            });
+            let what = format!("linear over nf4 {tokens}x{outputs}x{inputs} double {double}");
+            compare_bf16(&what, 1e-6, over_nf4([tokens, outputs, inputs], double));
+        }
+    }
+    for shape in [[64, 1000, 768], [128, 520, 320]] {
+        for double in [false, true] {
+            compare_large(&format!("linear over nf4 {shape:?} double {double}"), 1e-6, || over_nf4(shape, double));
         }
     }
 }

@@ -46,11 +46,6 @@ pub fn dump(option: &str) -> Vec<(&'static str, String)> {
     cuda::fatbins().par_iter().map(dump).collect()
 }
 
-/// The target of a part of cuobjdump's words that begins behind `arch = `.
-pub fn arch_of(cubin: &str) -> &str {
-    cubin.lines().next().unwrap_or_default().trim()
-}
-
 #[test]
 fn no_kernel_spills() {
     for (stem, usage) in dump("-res-usage") {

@@ -8,8 +8,7 @@ mod observer;
 mod record;
 mod signals;
 
-use args::Blocks;
-pub use args::Train;
+pub use args::{Blocks, SaveEvery, Train};
 pub use signals::Interrupted;
 
 use super::common::{self, Compute, DeviceChoice};
