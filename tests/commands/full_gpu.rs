@@ -53,7 +53,7 @@ const LORA: [&str; 8] = ["--base", "nf4", "--layers", "2", "--projections", "q,v
 fn train(folder: &Path, run: &str, more: &[&str]) -> Command {
     let mut command = Command::cargo_bin("kiungo").unwrap();
     command.current_dir(folder).args(["train", "--model", "random:llama-3-8b", "--tokenizer", "in/model"]);
-    command.args(["--epochs", "60", "--device", "cuda", "--resume", run]);
+    command.args(["--epochs", "600", "--device", "cuda", "--resume", run]);
     for (option, group) in [("--pairs", "train"), ("--dev", "dev"), ("--control", "control")] {
         command.arg(option).arg(path(&format!("data/wold/romanian.{group}.tsv")));
     }

@@ -65,6 +65,8 @@ struct Trained {
     collapse: Option<Collapse>,
     /// Wall time of training, before a break too.
     seconds: f64,
+    /// What stands if what follows fails, and how to go on, in words.
+    stands: String,
 }
 
 /// Checkpoints that are kept.
@@ -191,12 +193,13 @@ impl Train {
             let blocks: Vec<usize> = (plan.prefix..plan.blocks).collect();
             println!("note: the 4-bit weights of {} are held in bf16, dequantised once", blocks_in_words(&blocks));
         }
-        let Trained { history, collapse, seconds } = self.steps(prepared, &gauge, &mut trainer, folder, resumed)?;
+        let Trained { history, collapse, seconds, stands } = self.steps(prepared, &gauge, &mut trainer, folder, resumed)?;
         let Some(before) = before else { return Ok(()) };
 
         let hash = trainer.hash()?;
         let Trainer { model, learner, .. } = &trainer;
-        let after = measure(&gauge, model, learner.adapters(), "after")?;
+        // A GPU's memory may be another program's by now; the steps are not lost.
+        let after = measure(&gauge, model, learner.adapters(), "after").map_err(|e| anyhow!("{e:#}; {stands}"))?;
         let record = save::record(&prepared.files.to_string(), prepared.identity()?, settings);
         let [adapter, whole_model] = folder::RESULTS.map(|name| folder.path(name));
         match learner {
@@ -289,7 +292,10 @@ impl Train {
         let collapse = ended.map_err(|error| anyhow!("{error}; {}", stands()))?;
         match signals.interrupted(stands()) {
             Some(interrupted) => Err(interrupted.into()),
-            None => Ok(Trained { history: observer.history, collapse, seconds: observer.saving.seconds() }),
+            None => {
+                let (stands, seconds) = (stands(), observer.saving.seconds());
+                Ok(Trained { history: observer.history, collapse, seconds, stands })
+            }
         }
     }
 }
