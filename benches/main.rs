@@ -1,6 +1,7 @@
 //! Times the ops: on a GPU at the shapes of Llama 3 8B, without one the CPU references at small shapes.
 //!
-//! `cargo bench` runs all, `cargo bench -- gemm` one op, `-- --json FILE` also writes the table as JSON, `-- --peers FILE`
+//! `cargo bench` runs all, `cargo bench -- gemm` one op, `-- --json FILE` also writes the table as JSON (rows of other ops that
+//! the file has stay), `-- --peers FILE`
 //! puts beside it what others took, as `benches/peers/peers.py --json FILE` measured on the same GPU, and `-- --profile`
 //! lists the launches of whole steps with their times. `load` reads a checkpoint: `-- load --checkpoint DIR`, where
 //! `kiungo random --model llama-3-8b --output DIR` writes one.
@@ -12,9 +13,11 @@ mod harness;
 mod ops;
 mod step;
 
+use anyhow::Context;
 use harness::{Bench, table};
 use kiungo::device::{Device, cuda};
-use std::path::PathBuf;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse(std::env::args().skip(1))?;
@@ -38,7 +41,7 @@ fn main() -> anyhow::Result<()> {
             }
             print!("{}", table(&bench));
             if let Some(path) = &arguments.json {
-                std::fs::write(path, serde_json::to_string_pretty(bench.rows())?)?;
+                write(path, &bench, &arguments)?;
             }
         }
         Err(why) => {
@@ -49,6 +52,20 @@ fn main() -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes the rows; those that the file has of ops that were not asked for stay.
+fn write(path: &Path, bench: &Bench, arguments: &Arguments) -> anyhow::Result<()> {
+    // `adamw linear` is of `adamw`.
+    let is_of = |row: &Value, op: &str| row["op"].as_str().is_some_and(|name| name.split(' ').next() == Some(op));
+    let before: Vec<Value> = match std::fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text).with_context(|| format!("{}: no rows", path.display()))?,
+        Err(_) => vec![],
+    };
+    let new: Vec<Value> = bench.rows().iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
+    let rows = |op| if arguments.wants(op) { &new } else { &before };
+    let all: Vec<&Value> = ops::ALL.iter().flat_map(|&(op, _)| rows(op).iter().filter(move |r| is_of(r, op))).collect();
+    Ok(std::fs::write(path, serde_json::to_string_pretty(&all)?)?)
 }
 
 /// What follows `cargo bench --`.
