@@ -254,7 +254,9 @@ impl Executor for Driver {
         }
         // SAFETY: the caller owns both ranges.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
-            .map_err(|e| failed(format!("copy of {bytes} bytes on the device"), e))
+            .map_err(|e| failed(format!("copy of {bytes} bytes on the device"), e))?;
+        // Or the tool may look at where it came from when that has been freed.
+        if *IN_ORDER { self.synchronize() } else { Ok(()) }
     }
 
     fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<(), DeviceError> {
