@@ -438,8 +438,8 @@ def main():
         if not arguments.ops or name in arguments.ops:
             run()
             torch.cuda.empty_cache()
-    with open(arguments.json, "w") as file:
-        json.dump(ROWS, file, indent=1)
+            with open(arguments.json, "w") as file:
+                json.dump(ROWS, file, indent=1)
 
 
 if __name__ == "__main__":
