@@ -34,8 +34,8 @@ __device__ __forceinline__ void let_next_in(uint32_t blocks) {
 #define SMALL_KERNEL(name, Params, ...)                                                                \
     static __device__ __forceinline__ void name##_body(const Params& p);                               \
     extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const __grid_constant__ Params p) { \
-        let_next_in(1536 / blockDim.x);                                                                \
         wait_for_launch();                                                                             \
+        let_next_in(1536 / blockDim.x);                                                                \
         name##_body(p);                                                                                \
     }                                                                                                  \
     static __device__ __forceinline__ void name##_body(const Params& p)

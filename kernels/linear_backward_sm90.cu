@@ -250,7 +250,6 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
         const int which = threadIdx.x / 128;
         if (which == 0) compute<0>(shared, sums, steps);
         if (which == 1) compute<1>(shared, sums, steps);
-        let_next_in(1);  // not before: it would find places on idle multiprocessors alone
 #pragma unroll
         for (int token = 0; token < TOKENS; token += ADDED) add_up(p.backward, shared, sums, part, input0, token);
     }

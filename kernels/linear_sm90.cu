@@ -245,7 +245,6 @@ template <int TOKENS, int DEPTH, int STAGES, int DEEP, bool DOUBLE> struct Nf4Li
         } else {
             compute<BLOCKS - MINE>(linear, shared, total, part);
         }
-        let_next_in(1);  // not before: it would find places on idle multiprocessors alone
 #pragma unroll
         for (int token = 0; token < TOKENS; token += ADDED) add_up(linear, splits, shared, total, part.row0, rank, token);
     }
