@@ -3,14 +3,15 @@
 // right side, in shared memory. What is added up runs across absmax values here, so it is the weight that is scaled: a level
 // that is rounded to bf16 times absmax, rounded once.
 //
-// A warpgroup loads: the copy engine codes and dy, its threads the scales. Warpgroups compute, each all 256 inputs of the
-// block and its share of a stage's outputs (for more than 64 tokens, half the inputs and all outputs); weights are decoded
-// while the products of the step before are under way. A lane reads four bytes of two outputs, which are exchanged to pairs of
-// outputs and looked up: four tiles of 64 rows, of which a lane ends up with eight neighbours.
+// A warpgroup loads: the copy engine codes and dy, its threads the scales, which they split into two bf16. Warpgroups compute,
+// each all 256 inputs of the block and its share of a stage's outputs (for more than 80 tokens, half the inputs and all
+// outputs); weights are decoded while the products of the step before are under way. A lane reads four bytes of two outputs,
+// which are exchanged to pairs of outputs and looked up: four tiles of 64 rows, of which a lane ends up with eight neighbours.
+// Layers of one x are one sum, over the outputs of all.
 //
 // Blocks take parts of the outputs, whose sums linear_backward.cu adds.
 //
-// Budget: 240 registers a thread, 128 of them for sums, 32 for two steps' fragments. 64 KB of shared memory for the table, the
+// Budget: 240 registers a thread, up to 160 of them for sums, 32 for two steps' fragments. 64 KB of shared memory for the table, the
 // rest for stages: one block a multiprocessor.
 #include "kernel.cuh"
 #include "ptx/cp_async.cuh"
