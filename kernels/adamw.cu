@@ -36,7 +36,7 @@ template <class W, class G, class S> __device__ __forceinline__ void adamw_eleme
 }
 
 // adamw_<weights>_<gradient>_<moments>
-KERNEL(adamw_f32_f32_f32, AdamwParams, 256) { adamw_elements<float, float, float>(p); }
+SMALL_KERNEL(adamw_f32_f32_f32, AdamwParams, 256) { adamw_elements<float, float, float>(p); }
 KERNEL(adamw_f32_bf16_f32, AdamwParams, 256) { adamw_elements<float, bf16, float>(p); }
 KERNEL(adamw_bf16_f32_f32, AdamwParams, 256) { adamw_elements<bf16, float, float>(p); }
 KERNEL(adamw_bf16_bf16_f32, AdamwParams, 256) { adamw_elements<bf16, bf16, float>(p); }

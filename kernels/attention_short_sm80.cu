@@ -1,9 +1,9 @@
 // Gradients of causal attention over short sequences, on the tensor cores of sm_80, for bf16 heads of 64 and 128 features:
 // all of dq, dk and dv in one pass over memory, where attention_backward_sm80.cu takes two.
 //
-// A block has WARPS warps and takes whole sequences of one key head, up to 16 * WARPS tokens of them at a time. Each warp
-// keeps 16 keys, and the gradients of those in registers; the queries of all heads of the group pass by, 16 rows at a time,
-// through a ring of stages. Scores are computed as k q^T: the weights and the gradients of the scores leave the tensor cores
+// A block has WARPS warps and takes the sequences of one key head that begin in its share of the tokens, whole ones of up to
+// 16 * WARPS tokens at a time. Each warp keeps 16 keys, and the gradients of those in registers; the queries of all heads of
+// the group pass by, 16 rows at a time, through a ring of stages. Scores are computed as k q^T: the weights and the gradients of the scores leave the tensor cores
 // as the left sides of p^T d_o and ds^T q. Only ds k needs the gradients of all keys, which meet in shared memory.
 //
 // What limits it is memory, so what counts are bytes under way: no registers hold them, no warp waits for more than one other.
@@ -95,11 +95,12 @@ template <int DIM, int WARPS> __device__ __forceinline__ void attention_backward
     Shared<DIM, WARPS>& shared = *reinterpret_cast<Shared<DIM, WARPS>*>(memory);
     const uint32_t head = blockIdx.x % p.key_value_heads, tile = blockIdx.x / p.key_value_heads;
     const uint32_t warp = fresh_thread() / 32, mine = warp * 16;
-    const uint32_t end = next_start(p, (tile + 1) * KEYS);
+    const uint32_t tiles = gridDim.x / p.key_value_heads, span = (p.tokens + tiles - 1) / tiles;  // tokens a block
+    const uint32_t end = next_start(p, (tile + 1) * span);
     const QueryRows rows{p, head};
 
     uint32_t until;
-    for (uint32_t begin = next_start(p, tile * KEYS); begin < end; begin = until) {
+    for (uint32_t begin = next_start(p, tile * span); begin < end; begin = until) {
         until = begin + KEYS < end ? sequence_start(p, begin + KEYS) : end;
         const Until<QueryRows> queries{rows, until * p.group};
         const Until<KeyRows> keys{{p, head}, until};
@@ -165,7 +166,19 @@ template <int DIM, int WARPS> __device__ __forceinline__ void attention_backward
 }
 
 // For sequences of up to 16 and up to 32 tokens: src/ops/attention/cuda.rs.
-KERNEL(attention_backward_16_128, AttentionParams, 32, 4) { attention_backward_short<128, 1>(p); }
-KERNEL(attention_backward_16_64, AttentionParams, 32, 8) { attention_backward_short<64, 1>(p); }
-KERNEL(attention_backward_32_128, AttentionParams, 64, 4) { attention_backward_short<128, 2>(p); }
-KERNEL(attention_backward_32_64, AttentionParams, 64, 6) { attention_backward_short<64, 2>(p); }
+KERNEL(attention_backward_16_128, AttentionParams, 32, 4) {
+    let_next_in(4);
+    attention_backward_short<128, 1>(p);
+}
+KERNEL(attention_backward_16_64, AttentionParams, 32, 8) {
+    let_next_in(8);
+    attention_backward_short<64, 1>(p);
+}
+KERNEL(attention_backward_32_128, AttentionParams, 64, 4) {
+    let_next_in(4);
+    attention_backward_short<128, 2>(p);
+}
+KERNEL(attention_backward_32_64, AttentionParams, 64, 6) {
+    let_next_in(6);
+    attention_backward_short<64, 2>(p);
+}

@@ -53,5 +53,11 @@ template <int DIM, int M_TILES, int BN> __device__ __forceinline__ void attentio
 // src/ops/attention/cuda.rs knows the tiles' sizes and chooses.
 KERNEL(attention_forward_128, AttentionParams, ATTENTION_THREADS, 2) { attention_forward<128, 2, 64>(p); }
 KERNEL(attention_forward_64, AttentionParams, ATTENTION_THREADS, 2) { attention_forward<64, 2, 64>(p); }
-KERNEL(attention_forward_short_128, AttentionParams, ATTENTION_THREADS, 4) { attention_forward<128, 1, 32>(p); }
-KERNEL(attention_forward_short_64, AttentionParams, ATTENTION_THREADS, 4) { attention_forward<64, 1, 32>(p); }
+KERNEL(attention_forward_short_128, AttentionParams, ATTENTION_THREADS, 4) {
+    let_next_in(4);
+    attention_forward<128, 1, 32>(p);
+}
+KERNEL(attention_forward_short_64, AttentionParams, ATTENTION_THREADS, 4) {
+    let_next_in(4);
+    attention_forward<64, 1, 32>(p);
+}

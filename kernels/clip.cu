@@ -19,5 +19,5 @@ template <class T> __device__ __forceinline__ void clip_squares(const SquaresPar
     *square = (p.accumulate ? *square : 0.0f) + (float)sum;
 }
 
-KERNEL(clip_squares_f32, SquaresParams, 256) { clip_squares<float>(p); }
-KERNEL(clip_squares_bf16, SquaresParams, 256) { clip_squares<bf16>(p); }
+SMALL_KERNEL(clip_squares_f32, SquaresParams, 256) { clip_squares<float>(p); }
+SMALL_KERNEL(clip_squares_bf16, SquaresParams, 256) { clip_squares<bf16>(p); }

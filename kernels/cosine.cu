@@ -52,7 +52,7 @@ __device__ __forceinline__ double dot(const float* a, const float* b, uint32_t n
     return block_sum(sum);
 }
 
-KERNEL(cosine_normalize, CosineParams, 1024) {
+SMALL_KERNEL(cosine_normalize, CosineParams, 1024) {
     const size_t row = (size_t)blockIdx.x * p.hidden;
     const float* x = reinterpret_cast<const float*>(p.x) + row;
     float* y = reinterpret_cast<float*>(p.y) + row;
@@ -72,7 +72,7 @@ KERNEL(cosine_normalize, CosineParams, 1024) {
     if (threadIdx.x == 0) reinterpret_cast<float*>(p.norm)[blockIdx.x] = norm;
 }
 
-KERNEL(cosine_normalize_backward, CosineParams, 1024) {
+SMALL_KERNEL(cosine_normalize_backward, CosineParams, 1024) {
     const size_t row = (size_t)blockIdx.x * p.hidden;
     const float* dy = reinterpret_cast<const float*>(p.x) + row;
     const float* y = reinterpret_cast<const float*>(p.y) + row;

@@ -17,10 +17,10 @@ template <class W, class T> __device__ __forceinline__ void embedding_forward(co
     }
 }
 
-KERNEL(embedding_forward_f32_f32, EmbeddingParams, 512) { embedding_forward<float, float>(p); }
-KERNEL(embedding_forward_f32_bf16, EmbeddingParams, 512) { embedding_forward<float, bf16>(p); }
-KERNEL(embedding_forward_bf16_f32, EmbeddingParams, 512) { embedding_forward<bf16, float>(p); }
-KERNEL(embedding_forward_bf16_bf16, EmbeddingParams, 512) { embedding_forward<bf16, bf16>(p); }
+SMALL_KERNEL(embedding_forward_f32_f32, EmbeddingParams, 512) { embedding_forward<float, float>(p); }
+SMALL_KERNEL(embedding_forward_f32_bf16, EmbeddingParams, 512) { embedding_forward<float, bf16>(p); }
+SMALL_KERNEL(embedding_forward_bf16_f32, EmbeddingParams, 512) { embedding_forward<bf16, float>(p); }
+SMALL_KERNEL(embedding_forward_bf16_bf16, EmbeddingParams, 512) { embedding_forward<bf16, bf16>(p); }
 
 // The tokens with a block's id, a window at a time. Each warp looks at its own part of a window.
 struct Matches {

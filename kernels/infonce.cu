@@ -8,7 +8,7 @@ __device__ __forceinline__ double logit(const InBatchParams& p, float similarity
 }
 
 // One block a line; blockIdx.y is the side.
-KERNEL(infonce_normalisers, InBatchParams, 256) {
+SMALL_KERNEL(infonce_normalisers, InBatchParams, 256) {
     const Line line(p, blockIdx.x, blockIdx.y);
     const double own = logit(p, line.value(line.pair));
     float largest = line.value(line.pair);
@@ -29,7 +29,7 @@ KERNEL(infonce_normalisers, InBatchParams, 256) {
 }
 
 // One block a row of the gradient; the first also takes the mean of the terms.
-KERNEL(infonce_gradient, InBatchParams, 256) {
+SMALL_KERNEL(infonce_gradient, InBatchParams, 256) {
     const uint32_t row = blockIdx.x;
     const Line line(p, row, 0);
     const double* normaliser = reinterpret_cast<const double*>(p.workspace);

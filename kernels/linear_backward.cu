@@ -304,7 +304,7 @@ LINEAR_BACKWARD_NF4(32, 3, 2)
 LINEAR_BACKWARD_NF4(64, 4, 1)
 
 // dx of all parts, in order; four inputs a thread.
-KERNEL(linear_backward_sum, Nf4BackwardParams, 128) {
+SMALL_KERNEL(linear_backward_sum, Nf4BackwardParams, 128) {
     constexpr uint32_t AT_ONCE = 8;
     const size_t count = (size_t)p.linear.m * p.linear.k, i = ((size_t)blockIdx.x * 128 + threadIdx.x) * 4;
     if (i >= count) return;

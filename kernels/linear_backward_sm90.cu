@@ -3,14 +3,15 @@
 // right side, in shared memory. What is added up runs across absmax values here, so it is the weight that is scaled: a level
 // that is rounded to bf16 times absmax, rounded once.
 //
-// A warpgroup loads: the copy engine codes and dy, its threads the scales. Warpgroups compute, each all 256 inputs of the
-// block and its share of a stage's outputs (for more than 64 tokens, half the inputs and all outputs); weights are decoded
-// while the products of the step before are under way. A lane reads four bytes of two outputs, which are exchanged to pairs of
-// outputs and looked up: four tiles of 64 rows, of which a lane ends up with eight neighbours.
+// A warpgroup loads: the copy engine codes and dy, its threads the scales, which they split into two bf16. Warpgroups compute,
+// each all 256 inputs of the block and its share of a stage's outputs (for more than 80 tokens, half the inputs and all
+// outputs); weights are decoded while the products of the step before are under way. A lane reads four bytes of two outputs,
+// which are exchanged to pairs of outputs and looked up: four tiles of 64 rows, of which a lane ends up with eight neighbours.
+// Layers of one x are one sum, over the outputs of all.
 //
 // Blocks take parts of the outputs, whose sums linear_backward.cu adds.
 //
-// Budget: 240 registers a thread, 128 of them for sums, 32 for two steps' fragments. 64 KB of shared memory for the table, the
+// Budget: 240 registers a thread, up to 160 of them for sums, 32 for two steps' fragments. 64 KB of shared memory for the table, the
 // rest for stages: one block a multiprocessor.
 #include "kernel.cuh"
 #include "ptx/cp_async.cuh"
@@ -25,35 +26,32 @@
 constexpr int INPUTS = 256;  // of the weight a stage
 constexpr int BLOCKS = INPUTS / KIUNGO_NF4_BLOCK, TILES = INPUTS / 64;
 
-// The scales of a stage. `copy` is called by a thread for each output; what lies beyond the weight is zero.
-template <int OUTPUTS, bool DOUBLE> struct StageScales {
-    float absmax[OUTPUTS][BLOCKS];
+// The scales of an output's blocks as they are in memory, on their way to the thread that loads them; zero beyond the weight.
+template <bool DOUBLE> struct Scales {
+    float absmax[BLOCKS];
 
-    __device__ __forceinline__ void copy(const Nf4LinearParams& p, uint32_t output, uint32_t block0) {
+    __device__ __forceinline__ void load(const Nf4LinearParams& p, uint32_t output, uint32_t block0) {
         const uint32_t width = p.k / KIUNGO_NF4_BLOCK;
-        const float* all = reinterpret_cast<const float*>(p.absmax);
+        const float* from = reinterpret_cast<const float*>(p.absmax) + (size_t)output * width + block0;
 #pragma unroll
-        for (uint32_t i = 0; i < BLOCKS; i++) {
-            const bool inside = output < p.n && block0 + i < width;
-            cp_async_4(&absmax[output % OUTPUTS][i], inside ? all + (size_t)output * width + block0 + i : all, inside ? 4 : 0);
-        }
+        for (uint32_t i = 0; i < BLOCKS; i++) absmax[i] = output < p.n && block0 + i < width ? __ldg(from + i) : 0.0f;
     }
-    __device__ __forceinline__ float get(uint32_t output, uint32_t block, const float*, float) const {
-        return absmax[output][block];
-    }
+    __device__ __forceinline__ float get(const Nf4LinearParams&, int block) const { return absmax[block]; }
 };
-template <int OUTPUTS> struct StageScales<OUTPUTS, true> {
-    uint8_t codes[OUTPUTS][BLOCKS];
-    float absmax[OUTPUTS];  // p.k is a multiple of 256, so that the four blocks share one
+template <> struct Scales<true> {
+    uint32_t codes;
+    float absmax, offset;  // p.k is a multiple of 256, so that the four blocks share them
 
-    __device__ __forceinline__ void copy(const Nf4LinearParams& p, uint32_t output, uint32_t block0) {
-        const size_t at = output < p.n ? (size_t)output * (p.k / KIUNGO_NF4_BLOCK) + block0 : 0;
-        const uint32_t bytes = output < p.n ? 4 : 0;
-        cp_async_4(codes[output % OUTPUTS], reinterpret_cast<const uint8_t*>(p.scale_codes) + at, bytes);
-        cp_async_4(&absmax[output % OUTPUTS], reinterpret_cast<const float*>(p.absmax) + at / KIUNGO_NF4_NESTED_BLOCK, bytes);
+    __device__ __forceinline__ void load(const Nf4LinearParams& p, uint32_t output, uint32_t block0) {
+        const bool inside = output < p.n;
+        const size_t at = inside ? (size_t)output * (p.k / KIUNGO_NF4_BLOCK) + block0 : 0;
+        codes = __ldg(reinterpret_cast<const uint32_t*>(p.scale_codes + at));
+        absmax = inside ? __ldg(reinterpret_cast<const float*>(p.absmax) + at / KIUNGO_NF4_NESTED_BLOCK) : 0.0f;
+        offset = inside ? __ldg(reinterpret_cast<const float*>(p.offset)) : 0.0f;
     }
-    __device__ __forceinline__ float get(uint32_t output, uint32_t block, const float* map, float offset) const {
-        return __fadd_rn(__fmul_rn(map[codes[output][block]], absmax[output]), offset);
+    __device__ __forceinline__ float get(const Nf4LinearParams& p, int block) const {
+        const float scale = __ldg(reinterpret_cast<const float*>(p.map) + (codes >> block * 8 & 255));
+        return __fadd_rn(__fmul_rn(scale, absmax), offset);
     }
 };
 
@@ -61,7 +59,7 @@ template <int OUTPUTS> struct StageScales<OUTPUTS, true> {
 template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE> struct Nf4Backward {
     static constexpr int CONSUMERS = 128 * DEEP * ACROSS;
     static constexpr int MINE = OUTPUTS / DEEP, STEPS = MINE / 16, MY_TILES = TILES / ACROSS;
-    static constexpr int ADDED = TOKENS < 64 ? TOKENS : 64;  // tokens whose sums are added up at once
+    static constexpr int ADDED = TOKENS <= 64 ? TOKENS : TOKENS / 2;  // tokens whose sums are added up at once
     // A warpgroup's products, and its part of the left side for one step.
     using Sums = float[MY_TILES][TOKENS / 2];
     using Fragments = uint32_t[MY_TILES][4];
@@ -71,13 +69,12 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
     struct alignas(1024) Stage {
         uint8_t codes[OUTPUTS][INPUTS / 2];  // 16-byte chunks swizzled
         bf16 dy[OUTPUTS / Dy::DEPTH][Dy::ELEMENTS];
-        StageScales<OUTPUTS, DOUBLE> scales;
+        uint32_t scales[BLOCKS][OUTPUTS];  // as two bf16: high in the lower half, and low
     };
     static_assert(STEPS % 2 == 0 && OUTPUTS <= 128, "fragments take turns; a thread that loads has an output");
     // Shared memory: some stages, the table at the next multiple of 64 KB, the other stages, and what is small. After the
     // last stage, sums are in the other stages' place.
     struct Small {
-        float map[256];
         Barrier full[STAGES], empty[STAGES];
     };
     struct Shared {
@@ -100,33 +97,74 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
         __device__ __forceinline__ float* sums() const { return reinterpret_cast<float*>(memory + ABOVE); }
     };
 
-    // A warpgroup: loads this block's stages.
+    // Where a stage is among the outputs of all layers.
+    struct At {
+        uint32_t layer = 0;
+        int step;
+        __device__ __forceinline__ At(const Nf4BackwardSm90Params& p, int step) : step(step) { settle(p); }
+        __device__ __forceinline__ void advance(const Nf4BackwardSm90Params& p) {
+            step++;
+            settle(p);
+        }
+
+      private:
+        __device__ __forceinline__ void settle(const Nf4BackwardSm90Params& p) {
+            while (layer + 1 < KIUNGO_NF4_LAYERS && step >= (int)p.steps[layer]) step -= p.steps[layer++];
+        }
+    };
+
+    // One thread asks for a stage's codes.
+    static __device__ __forceinline__ void load_codes(const Nf4BackwardSm90Params& p, Stage& stage, Barrier* full,
+                                                      uint32_t input0, const At& at) {
+        barrier_arrive_expecting(full, sizeof(stage.codes) + sizeof(stage.dy));
+        tma_load(stage.codes, &p.codes[at.layer], input0 / 4, at.step * OUTPUTS, full);
+    }
+
+    // A warpgroup: loads this block's stages, a thread an output's scales, the next stage's before it stores this one's. The
+    // launch before may still run: it makes dy, and no launch near makes weights, so these are asked for before the wait.
     static __device__ __forceinline__ void load(const Nf4BackwardSm90Params& p, const Shared& shared, uint32_t input0, int first,
                                                 int steps) {
+        const bool leads = threadIdx.x == CONSUMERS;
+        const uint32_t mine = threadIdx.x % 128, block0 = input0 / KIUNGO_NF4_BLOCK;
+        const int ahead = min(steps, STAGES);
+        At place(p, first);
+        Scales<DOUBLE> next;
+        next.load(p.layers[place.layer], place.step * OUTPUTS + mine, block0);
+        if (leads) {
+            At at(p, first);
+            for (int i = 0; i < ahead; i++, at.advance(p)) load_codes(p, shared.stage(i), &shared.small().full[i], input0, at);
+        }
+        wait_for_launch();
         Ring<STAGES> at;
-        for (int step = first; step < first + steps; step++, at.advance()) {
+        for (int i = 0; i < steps; i++, at.advance()) {
             Stage& stage = shared.stage(at.stage);
             Barrier* full = &shared.small().full[at.stage];
+            const At now = place;
+            place.advance(p);
+            const Scales<DOUBLE> scales = next;
+            if (i + 1 < steps) next.load(p.layers[place.layer], place.step * OUTPUTS + mine, block0);
             barrier_wait(&shared.small().empty[at.stage], at.parity ^ 1);
-            if (threadIdx.x == CONSUMERS) {
-                barrier_arrive_expecting(full, sizeof(stage.codes) + sizeof(stage.dy));
-                tma_load(stage.codes, &p.codes, input0 / 4, step * OUTPUTS, full);
+            if (leads) {
+                if (i >= ahead) load_codes(p, stage, full, input0, now);
 #pragma unroll
                 for (int half = 0; half < OUTPUTS / Dy::DEPTH; half++) {
-                    Dy::template load<1>(stage.dy[half], &p.dy, 0, step * OUTPUTS + half * Dy::DEPTH, full, 0);
+                    Dy::template load<1>(stage.dy[half], &p.dy[now.layer], 0, now.step * OUTPUTS + half * Dy::DEPTH, full, 0);
                 }
             }
-            const uint32_t mine = threadIdx.x % 128;
-            if (mine < OUTPUTS) stage.scales.copy(p.backward.linear, step * OUTPUTS + mine, input0 / KIUNGO_NF4_BLOCK);
-            cp_async_arrive(full);
+#pragma unroll
+            for (int block = 0; mine < OUTPUTS && block < BLOCKS; block++) {
+                const float scale = scales.get(p.layers[now.layer], block);
+                const float high = __bfloat162float(__float2bfloat16(scale));
+                stage.scales[block][mine] = pack(high, scale - high);
+            }
+            barrier_arrive(full);
         }
-        cp_async_wait<0>();
     }
 
     // The 16 outputs from `output` on, a multiple of 16, as the fragments of tiles from FIRST on.
     template <int FIRST>
     static __device__ __forceinline__ void decode(Fragments& a, const typename Table::Look& look, const Stage& stage,
-                                                  uint32_t output, const float* map, float offset) {
+                                                  uint32_t output) {
         const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, word = warp * 8 + lane / 4;
 #pragma unroll
         for (uint32_t half = 0; half < 2; half++) {
@@ -136,7 +174,7 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
                 return *reinterpret_cast<const uint32_t*>(chunk + word % 4 * 4);
             };
             const ColumnPairs pairs(codes(line), codes(line + 1));
-            const ScalePair scale(stage.scales.get(line, warp, map, offset), stage.scales.get(line + 1, warp, map, offset));
+            const ScalePair scale(*reinterpret_cast<const uint2*>(&stage.scales[warp][line]));
 #pragma unroll
             for (int tile = 0; tile < MY_TILES; tile++) {
                 a[tile][half * 2] = scale.times(look.pair(pairs.even, FIRST + tile));
@@ -164,11 +202,9 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
 
     // Warpgroup WHICH's part: of each stage, MINE outputs, and of these MY_TILES tiles of inputs.
     template <int WHICH>
-    static __device__ __forceinline__ void compute(const Nf4BackwardSm90Params& p, const Shared& shared, Sums& sums, int steps) {
+    static __device__ __forceinline__ void compute(const Shared& shared, Sums& sums, int steps) {
         constexpr int BEGIN = WHICH / ACROSS % DEEP * MINE, FIRST = WHICH % ACROSS * MY_TILES;
-        const float offset = DOUBLE ? *reinterpret_cast<const float*>(p.backward.linear.offset) : 0.0f;
         const typename Table::Look look(shared.table, 0);
-        const float* map = shared.small().map;
         Fragments a[2];
         Ring<STAGES> at;
         uint32_t before = 0;
@@ -178,7 +214,7 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
             const uint64_t dy = Dy::descriptor(stage.dy[BEGIN / Dy::DEPTH], 0, BEGIN % Dy::DEPTH);
 #pragma unroll
             for (int i = 0; i < STEPS; i++) {
-                decode<FIRST>(a[i % 2], look, stage, BEGIN + i * 16, map, offset);
+                decode<FIRST>(a[i % 2], look, stage, BEGIN + i * 16);
                 if (i > 0 || step > 0) wait(sums, a[(i + 1) % 2]);
                 if (i == 0 && step > 0 && threadIdx.x % 32 == 0) barrier_arrive(&shared.small().empty[before]);
                 multiply(sums, a[i % 2], Dy::further(dy, i * 16 / Dy::DEPTH * Dy::BYTES + i * 16 % Dy::DEPTH * sizeof(bf16)));
@@ -200,7 +236,7 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
         }
         __syncthreads();
         const uint32_t part = blockIdx.x, input0 = blockIdx.y * INPUTS;
-        const int all = (p.backward.linear.n + OUTPUTS - 1) / OUTPUTS, first = all * part / gridDim.x;
+        const int all = p.steps[0] + p.steps[1] + p.steps[2], first = all * part / gridDim.x;
         const int steps = all * (part + 1) / gridDim.x - first;
         if (threadIdx.x >= CONSUMERS) {
             fewer_registers<24>();
@@ -209,15 +245,12 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
         }
         more_registers<240>();
         shared.table.fill(threadIdx.x, CONSUMERS);
-        if (DOUBLE && threadIdx.x < 256) {
-            shared.small().map[threadIdx.x] = reinterpret_cast<const float*>(p.backward.linear.map)[threadIdx.x];
-        }
         named_barrier(1, CONSUMERS);
         Sums sums = {};
         // Known to the compiler, so that addresses are made once a stage.
         const int which = threadIdx.x / 128;
-        if (which == 0) compute<0>(p, shared, sums, steps);
-        if (which == 1) compute<1>(p, shared, sums, steps);
+        if (which == 0) compute<0>(shared, sums, steps);
+        if (which == 1) compute<1>(shared, sums, steps);
 #pragma unroll
         for (int token = 0; token < TOKENS; token += ADDED) add_up(p.backward, shared, sums, part, input0, token);
     }
@@ -255,13 +288,15 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
     }
 };
 
-// Up to so many tokens. linear/fused/backward.rs knows a stage's outputs and the stages.
-#define LINEAR_BACKWARD_NF4(tokens, outputs, stages, deep, across)                                              \
-    KERNEL(linear_backward_sm90_nf4_##tokens, Nf4BackwardSm90Params, 128 * deep * across + 128, 1) {            \
-        Nf4Backward<tokens, outputs, stages, deep, across, false>::run(p);                                      \
-    }                                                                                                           \
-    KERNEL(linear_backward_sm90_nf4_double_##tokens, Nf4BackwardSm90Params, 128 * deep * across + 128, 1) {     \
-        Nf4Backward<tokens, outputs, stages, deep, across, true>::run(p);                                       \
+// Up to so many tokens. linear/fused/backward.rs knows a stage's outputs, the stages and the threads.
+#define LINEAR_BACKWARD_NF4(tokens, outputs, stages, deep, across)                                                   \
+    KERNEL_AHEAD(linear_backward_sm90_nf4_##tokens, Nf4BackwardSm90Params, 128 * deep * across + 128, 1) {           \
+        Nf4Backward<tokens, outputs, stages, deep, across, false>::run(p);                                           \
+    }                                                                                                                \
+    KERNEL_AHEAD(linear_backward_sm90_nf4_double_##tokens, Nf4BackwardSm90Params, 128 * deep * across + 128, 1) {    \
+        Nf4Backward<tokens, outputs, stages, deep, across, true>::run(p);                                            \
     }
 LINEAR_BACKWARD_NF4(64, 128, 3, 2, 1)
+LINEAR_BACKWARD_NF4(80, 128, 3, 2, 1)
+LINEAR_BACKWARD_NF4(96, 64, 6, 1, 2)
 LINEAR_BACKWARD_NF4(128, 64, 5, 1, 2)

@@ -31,7 +31,7 @@ template <int TOKENS, int DEPTH, int STAGES, int DEEP, bool DOUBLE> struct Nf4Li
     static constexpr int CONSUMERS = ROWS / 64 * 128 * DEEP;
     static constexpr int MINE = BLOCKS / DEEP;
     static constexpr bool REORDERED = TOKENS <= 16;
-    static constexpr int ADDED = TOKENS < 64 ? TOKENS : 64;  // tokens whose sums are added up at once
+    static constexpr int ADDED = TOKENS <= 64 ? TOKENS : TOKENS / 2;  // tokens whose sums are added up at once
     using X = OperandTile<TOKENS, true>;
     using Table = PairTable<uint32_t>;
     static constexpr int LINE = ROWS + 4;  // floats a token while sums are added up, so that lanes use all banks
@@ -63,16 +63,22 @@ template <int TOKENS, int DEPTH, int STAGES, int DEEP, bool DOUBLE> struct Nf4Li
         }
     };
 
+    // What a block makes: rows of one layer's y, from a part of k.
+    struct Part {
+        uint32_t layer, row0;
+        int first, steps;
+    };
+
     // One thread: the codes of a stage, and the tokens where they stay in order.
-    static __device__ __forceinline__ void load_stage(const Nf4LinearSm90Params& p, Stage& stage, Barrier* full, uint32_t row0,
+    static __device__ __forceinline__ void load_codes(const Nf4LinearSm90Params& p, Stage& stage, Barrier* full, const Part& part,
                                                       int step) {
-        barrier_arrive_expecting(full, REORDERED ? sizeof(stage.codes) : sizeof(Stage));
-        tma_load(stage.codes, &p.codes, step * (DEPTH / 4), row0, full);
-        if constexpr (!REORDERED) {
+        barrier_arrive_expecting(full, REORDERED ? sizeof(stage.codes) : sizeof(stage.codes) + sizeof(stage.x));
+        tma_load(stage.codes, &p.codes[part.layer], step * (DEPTH / 4), part.row0, full);
+    }
+    static __device__ __forceinline__ void load_in_order(const Nf4LinearSm90Params& p, Stage& stage, Barrier* full, int step) {
 #pragma unroll
-            for (int block = 0; block < BLOCKS; block++) {
-                X::template load<1>(stage.x[block], &p.x, 0, step * DEPTH + block * BLOCK, full, 0);
-            }
+        for (int block = 0; block < BLOCKS; block++) {
+            X::template load<1>(stage.x[block], &p.x, 0, step * DEPTH + block * BLOCK, full, 0);
         }
     }
 
@@ -94,16 +100,25 @@ template <int TOKENS, int DEPTH, int STAGES, int DEEP, bool DOUBLE> struct Nf4Li
         cp_async_arrive(full);
     }
 
-    // One thread loads this block's stages, or where tokens are reordered a warpgroup.
-    static __device__ __forceinline__ void load(const Nf4LinearSm90Params& p, const Shared& shared, uint32_t row0, int first,
-                                                int steps) {
+    // One thread loads this block's stages, or where tokens are reordered a warpgroup. The launch before may still run: it
+    // makes the tokens, and no launch near makes codes, so the first of these are asked for before the wait.
+    static __device__ __forceinline__ void load(const Nf4LinearSm90Params& p, const Shared& shared, const Part& part) {
+        const bool leads = threadIdx.x == CONSUMERS;
+        const int ahead = min(part.steps, STAGES);
+        for (int i = 0; leads && i < ahead; i++) load_codes(p, shared.stage(i), &shared.small().full[i], part, part.first + i);
+        wait_for_launch();
         Ring<STAGES> at;
-        for (int step = first; step < first + steps; step++, at.advance()) {
+        for (int i = 0; i < part.steps; i++, at.advance()) {
             Stage& stage = shared.stage(at.stage);
             Barrier* full = &shared.small().full[at.stage];
+            const int step = part.first + i;
             barrier_wait(&shared.small().empty[at.stage], at.parity ^ 1);
-            if (threadIdx.x == CONSUMERS) load_stage(p, stage, full, row0, step);
-            if constexpr (REORDERED) load_reordered(p.linear, stage, full, step);
+            if (leads && i >= ahead) load_codes(p, stage, full, part, step);
+            if constexpr (REORDERED) {
+                load_reordered(p.layers[0], stage, full, step);
+            } else {
+                load_in_order(p, stage, full, step);
+            }
         }
         if (REORDERED) cp_async_wait<0>();
     }
@@ -144,20 +159,20 @@ template <int TOKENS, int DEPTH, int STAGES, int DEEP, bool DOUBLE> struct Nf4Li
 
     // A warpgroup's part: of each stage, MINE blocks from BEGIN on.
     template <int BEGIN>
-    static __device__ __forceinline__ void compute(const Nf4LinearSm90Params& p, const Shared& shared,
-                                                   float (&total)[TOKENS / 2], uint32_t row0, int first, int steps) {
+    static __device__ __forceinline__ void compute(const Nf4LinearParams& p, const Shared& shared, float (&total)[TOKENS / 2],
+                                                   const Part& part) {
         const uint32_t lane = threadIdx.x % 32, row = threadIdx.x % 256 / 32 * 16 + lane / 4;
-        const uint32_t last = p.linear.n - 1;
-        const int block = first * BLOCKS + BEGIN;
-        typename Scales<MINE, BLOCKS, DOUBLE>::From from[2] = {{p.linear, min(row0 + row, last), block},
-                                                       {p.linear, min(row0 + row + 8, last), block}};
-        const float offset = DOUBLE ? *reinterpret_cast<const float*>(p.linear.offset) : 0.0f;
+        const uint32_t last = p.n - 1, row0 = part.row0;
+        const int block = part.first * BLOCKS + BEGIN;
+        typename Scales<MINE, BLOCKS, DOUBLE>::From from[2] = {{p, min(row0 + row, last), block},
+                                                       {p, min(row0 + row + 8, last), block}};
+        const float offset = DOUBLE ? *reinterpret_cast<const float*>(p.offset) : 0.0f;
         const typename Table::Look look(shared.table, lane % 4);
         const float* map = shared.small().map;
         float sum[TOKENS / 2];
         Fragment a[2];
         Scales<MINE, BLOCKS, DOUBLE> scales, next;
-        int left = p.linear.k / BLOCK - block;
+        int left = p.k / BLOCK - block;
         next.load(from, left);
         // Adds the products of a block that were under way.
         const auto add = [&](int block) {
@@ -170,7 +185,7 @@ template <int TOKENS, int DEPTH, int STAGES, int DEEP, bool DOUBLE> struct Nf4Li
         };
         Ring<STAGES> at;
         uint32_t before = 0;
-        for (int step = 0; step < steps; step++, at.advance()) {
+        for (int step = 0; step < part.steps; step++, at.advance()) {
             const Stage& stage = shared.stage(at.stage);
             const uint64_t x = X::descriptor(stage.x[BEGIN], 0, 0);
             barrier_wait(&shared.small().full[at.stage], at.parity);
@@ -206,38 +221,41 @@ template <int TOKENS, int DEPTH, int STAGES, int DEEP, bool DOUBLE> struct Nf4Li
             barrier_init_fence();
         }
         __syncthreads();
-        const uint32_t splits = p.splits, rank = blockIdx.x % splits, row0 = blockIdx.x / splits * ROWS;
-        const int all = (p.linear.k + DEPTH - 1) / DEPTH, first = all * rank / splits;
-        const int steps = all * (rank + 1) / splits - first;
+        const uint32_t splits = p.splits, rank = blockIdx.x % splits;
+        uint32_t tile = blockIdx.x / splits, layer = 0;
+        while (tile >= p.tiles[layer]) tile -= p.tiles[layer++];
+        const Nf4LinearParams& linear = p.layers[layer];
+        const int all = (linear.k + DEPTH - 1) / DEPTH, first = all * rank / splits;
+        const Part part{layer, tile * ROWS, first, (int)(all * (rank + 1) / splits) - first};
         if (threadIdx.x >= CONSUMERS) {
             fewer_registers<REORDERED ? 32 : 24>();
-            if (REORDERED || threadIdx.x == CONSUMERS) load(p, shared, row0, first, steps);
+            if (REORDERED || threadIdx.x == CONSUMERS) load(p, shared, part);
             return;
         }
         more_registers<DEEP == 2 ? 112 : 240>();
         shared.table.fill(threadIdx.x, CONSUMERS);
         if (DOUBLE && threadIdx.x < 256) {
-            shared.small().map[threadIdx.x] = reinterpret_cast<const float*>(p.linear.map)[threadIdx.x];
+            shared.small().map[threadIdx.x] = reinterpret_cast<const float*>(linear.map)[threadIdx.x];
         }
         named_barrier(1, CONSUMERS);
         float total[TOKENS / 2] = {};
         // Known to the compiler, so that descriptors are made once a warp.
         if (DEEP == 1 || threadIdx.x < CONSUMERS / 2) {
-            compute<0>(p, shared, total, row0, first, steps);
+            compute<0>(linear, shared, total, part);
         } else {
-            compute<BLOCKS - MINE>(p, shared, total, row0, first, steps);
+            compute<BLOCKS - MINE>(linear, shared, total, part);
         }
 #pragma unroll
-        for (int token = 0; token < TOKENS; token += ADDED) add_up(p, shared, total, row0, rank, token);
+        for (int token = 0; token < TOKENS; token += ADDED) add_up(linear, splits, shared, total, part.row0, rank, token);
     }
 
     // ADDED tokens from `token0` on: the sums of warpgroups of the same rows, then those of all blocks of the cluster, in order;
     // rows of y from there.
-    static __device__ __forceinline__ void add_up(const Nf4LinearSm90Params& p, const Shared& shared,
+    static __device__ __forceinline__ void add_up(const Nf4LinearParams& linear, uint32_t splits, const Shared& shared,
                                                   const float (&total)[TOKENS / 2], uint32_t row0, uint32_t rank, int token0) {
         const uint32_t lane = threadIdx.x % 32, row = threadIdx.x % 256 / 32 * 16 + lane / 4;
         float* sums = reinterpret_cast<float*>(shared.memory);
-        static_assert(ADDED * LINE * sizeof(float) <= Shared::FIRST * sizeof(Stage), "the sums take the stages' place");
+        static_assert(ADDED % 8 == 0 && ADDED * LINE * sizeof(float) <= Shared::FIRST * sizeof(Stage), "the sums take the stages' place");
 #pragma unroll
         for (int deep = DEEP - 1; deep >= 0; deep--) {
             named_barrier(1, CONSUMERS);
@@ -249,15 +267,14 @@ template <int TOKENS, int DEPTH, int STAGES, int DEEP, bool DOUBLE> struct Nf4Li
                 *to = deep == DEEP - 1 ? mine : mine + *to;
             }
         }
-        p.splits > 1 ? cluster_sync() : named_barrier(1, CONSUMERS);
-        const Nf4LinearParams& linear = p.linear;
+        splits > 1 ? cluster_sync() : named_barrier(1, CONSUMERS);
         const int tokens = min((int)linear.m - token0, ADDED);
-        for (int i = threadIdx.x * p.splits + rank; i < tokens * (ROWS / 4); i += CONSUMERS * p.splits) {
+        for (int i = threadIdx.x * splits + rank; i < tokens * (ROWS / 4); i += CONSUMERS * splits) {
             const uint32_t token = i / (ROWS / 4), column = i % (ROWS / 4) * 4;
             const float* from = sums + token * LINE + column;
             float4 sum = *reinterpret_cast<const float4*>(from);
-            if (p.splits > 1) sum = load_shared_of(from, 0);
-            for (uint32_t of = 1; of < p.splits; of++) {
+            if (splits > 1) sum = load_shared_of(from, 0);
+            for (uint32_t of = 1; of < splits; of++) {
                 const float4 part = load_shared_of(from, of);
                 sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
             }
@@ -265,19 +282,21 @@ template <int TOKENS, int DEPTH, int STAGES, int DEEP, bool DOUBLE> struct Nf4Li
             y.store(row0 + column, sum.x, sum.y);
             y.store(row0 + column + 2, sum.z, sum.w);
         }
-        if (p.splits > 1) cluster_sync();  // others may still read these sums
+        if (splits > 1) cluster_sync();  // others may still read these sums
     }
 };
 
 // Up to so many tokens; up to eight: linear_few.cu. linear/fused/sm90.rs knows a stage's inputs, the stages and the threads.
 #define LINEAR_NF4(tokens, depth, stages, deep)                                              \
-    KERNEL(linear_sm90_nf4_##tokens, Nf4LinearSm90Params, 256 * deep + 128, 1) {             \
+    KERNEL_AHEAD(linear_sm90_nf4_##tokens, Nf4LinearSm90Params, 256 * deep + 128, 1) {       \
         Nf4Linear<tokens, depth, stages, deep, false>::run(p);                               \
     }                                                                                        \
-    KERNEL(linear_sm90_nf4_double_##tokens, Nf4LinearSm90Params, 256 * deep + 128, 1) {      \
+    KERNEL_AHEAD(linear_sm90_nf4_double_##tokens, Nf4LinearSm90Params, 256 * deep + 128, 1) { \
         Nf4Linear<tokens, depth, stages, deep, true>::run(p);                                \
     }
 LINEAR_NF4(16, 256, 6, 2)
 LINEAR_NF4(32, 256, 4, 1)
 LINEAR_NF4(64, 256, 3, 1)
+LINEAR_NF4(80, 128, 5, 1)
+LINEAR_NF4(96, 128, 4, 1)
 LINEAR_NF4(128, 128, 3, 1)

@@ -159,7 +159,7 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
 
 // out[m, n], or its transpose, = or += scale times the sum of the partial sums, in their order. The blocks behind those
 // that this takes make a factor a side of the product that takes it as more of k (gemm_sm90.cu).
-KERNEL(lora_sum, LoraSumParams, 256) {
+SMALL_KERNEL(lora_sum, LoraSumParams, 256) {
     uint32_t block;
     const LoraSumJob& job = my_job(p, block);
     const uint32_t count = job.m * job.n, blocks = (count + 255) / 256;
@@ -173,18 +173,24 @@ KERNEL(lora_sum, LoraSumParams, 256) {
     if (i >= count) return;
     const uint32_t from = job.transposed ? i % job.m * job.n + i / job.m : i;
     const float* partials = reinterpret_cast<const float*>(job.partials) + from;
+    constexpr uint32_t AT_ONCE = 16;
     float sum = 0.0f;
-#pragma unroll 8
-    for (uint32_t part = 0; part < job.parts; part++) sum += partials[(size_t)part * count];
+    for (uint32_t first = 0; first < job.parts; first += AT_ONCE) {
+        float part[AT_ONCE];
+#pragma unroll
+        for (uint32_t j = 0; j < AT_ONCE; j++) part[j] = first + j < job.parts ? partials[(size_t)(first + j) * count] : 0.0f;
+#pragma unroll
+        for (uint32_t j = 0; j < AT_ONCE; j++) sum += part[j];
+    }
     float* out = reinterpret_cast<float*>(job.out) + i;
     *out = job.accumulate ? fmaf(job.scale, sum, *out) : job.scale * sum;
     if (job.side) side_row(job.side, i, job.n, job.width, job.side_scale * *out, true);
 }
 
-// y[m, n] += scale * dropout(left[m, rank] . factor): 64 of m by 128 of n a block. A lane holds eight neighbours of a row,
+// y[m, n] += scale * dropout(left[m, rank] . factor): 64 of m by COLUMNS of n a block. A lane holds eight neighbours of a row,
 // so that y moves 16 bytes at a time: column 8 t + 2 j + e of 32 is column 2 t + e of the j-th fragment.
-template <bool FACTOR_K_MAJOR> struct Wide {
-    static constexpr int ROWS = 64, COLUMNS = 128, RANKS = 16;  // at a time
+template <bool FACTOR_K_MAJOR, int COLUMNS> struct Wide {
+    static constexpr int ROWS = 64, RANKS = 16;  // at a time
     using Left = Factor<ROWS, RANKS, true>;
     using Right = Factor<COLUMNS, RANKS, FACTOR_K_MAJOR>;
 
@@ -257,6 +263,7 @@ template <bool FACTOR_K_MAJOR> struct Wide {
 // s = drop(x) a^T; ds = dy b; db = dy^T s; da^T = drop(x)^T ds. Ranks up to 16, up to 32, and 64 at a time.
 template <int RANKS> __device__ __forceinline__ void thin(const LoraThinParams& p) {
     __shared__ __align__(16) ThinShared<RANKS> shared;
+    let_next_in(RANKS == 16 ? 4 : RANKS == 32 ? 3 : 2);
     uint32_t block;
     const LoraThinJob& job = my_job(p, block);
     switch (job.kind) {
@@ -270,13 +277,31 @@ KERNEL(lora_thin_32, LoraThinParams, THREADS, 3) { thin<32>(p); }
 KERNEL(lora_thin_64, LoraThinParams, THREADS, 2) { thin<64>(p); }
 
 // y += s b^T, each adapter to a y of its own.
-KERNEL(lora_wide_up, LoraWideParams, THREADS) {
+template <int COLUMNS> __device__ __forceinline__ void wide_up(const LoraWideParams& p) {
     uint32_t block;
     const LoraWideJob& job = my_job(p, block);
-    Wide<true>::run(job.product, block);
+    Wide<true, COLUMNS>::run(job.product, block);
 }
-
 // dx += drop'(ds a) of all adapters that read x.
+template <int COLUMNS> __device__ __forceinline__ void wide_dx(const LoraWideParams& p) {
+    for (uint32_t i = 0; i < KIUNGO_LORA_JOBS && p.jobs[i].blocks; i++) {
+        Wide<false, COLUMNS>::run(p.jobs[i].product, blockIdx.x);
+    }
+}
+// In strips of 32 columns where those of 128 are fewer than multiprocessors: a block's time is that of its dropout.
+KERNEL(lora_wide_up, LoraWideParams, THREADS) {
+    let_next_in(3);
+    wide_up<128>(p);
+}
+KERNEL(lora_wide_up_strips, LoraWideParams, THREADS) {
+    let_next_in(3);
+    wide_up<32>(p);
+}
 KERNEL(lora_wide_dx, LoraWideParams, THREADS) {
-    for (uint32_t i = 0; i < KIUNGO_LORA_JOBS && p.jobs[i].blocks; i++) Wide<false>::run(p.jobs[i].product, blockIdx.x);
+    let_next_in(3);
+    wide_dx<128>(p);
+}
+KERNEL(lora_wide_dx_strips, LoraWideParams, THREADS) {
+    let_next_in(3);
+    wide_dx<32>(p);
 }

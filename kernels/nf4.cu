@@ -33,6 +33,7 @@ template <class T> __device__ __forceinline__ void nf4_quantize(const Nf4Quantiz
     if (!inside) return;
     reinterpret_cast<uint2*>(p.codes)[thread] = make_uint2(words[0], words[1]);
     if (thread % 4 == 0) reinterpret_cast<float*>(p.absmax)[thread / 4] = absmax;
+    __threadfence();  // the next kernel may read weights before it waits for this one
 }
 
 KERNEL(nf4_quantize_f32, Nf4QuantizeParams, 256) { nf4_quantize<float>(p); }
@@ -83,6 +84,7 @@ KERNEL(nf4_quantize_absmax, Nf4DoubleParams, 256) {
     if (inside) reinterpret_cast<uint8_t*>(p.codes)[i] = nearest(map, __fmul_rn(value, __fdiv_rn(1.0f, nested)));
     if (threadIdx.x == 0) reinterpret_cast<float*>(p.nested_absmax)[blockIdx.x] = nested;
     if (threadIdx.x == 0 && blockIdx.x == 0) reinterpret_cast<float*>(p.offset)[0] = offset;
+    __threadfence();  // as above
 }
 
 // An f32 output holds the bf16 value too, so that all paths compute with the same weights, unless it is to be exact.

@@ -6,7 +6,7 @@
 constexpr uint32_t ROWS = KIUNGO_PAIRS_ROWS, THREADS = 256;
 
 // A block has some sources and as many targets; its threads share the sums, so that few pairs keep a multiprocessor busy too.
-KERNEL(pairs_forward, PairsParams, THREADS) {
+SMALL_KERNEL(pairs_forward, PairsParams, THREADS) {
     const uint32_t row = blockIdx.x * ROWS, column = blockIdx.y * ROWS;
     const float* unit = reinterpret_cast<const float*>(p.unit);
     const auto of = [&](uint32_t i) { return unit + (size_t)i * p.hidden; };
@@ -38,7 +38,7 @@ KERNEL(pairs_forward, PairsParams, THREADS) {
 }
 
 // A block has some rows of one side, and each of its threads a column of them.
-KERNEL(pairs_backward, PairsParams, THREADS) {
+SMALL_KERNEL(pairs_backward, PairsParams, THREADS) {
     const uint32_t blocks = (p.n + ROWS - 1) / ROWS, column = blockIdx.y * blockDim.x + threadIdx.x;
     const bool targets = blockIdx.x >= blocks;
     const uint32_t row = (blockIdx.x - (targets ? blocks : 0)) * ROWS;

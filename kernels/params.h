@@ -181,21 +181,27 @@ typedef struct TensorMap {
     uint64_t opaque[16];
 } __attribute__((aligned(64))) TensorMap;
 
-/* linear_sm90.cu, a cluster 128 outputs, whose blocks take a part of k each */
+/* Layers of one x in a launch */
+#define KIUNGO_NF4_LAYERS 3
+
+/* linear_sm90.cu, a cluster 128 outputs of a layer, whose blocks take a part of k each */
 typedef struct Nf4LinearSm90Params {
-    TensorMap codes;  /* as bf16 [n, k / 4] */
+    TensorMap codes[KIUNGO_NF4_LAYERS];  /* as bf16 [n, k / 4] */
     TensorMap x;
-    Nf4LinearParams linear;
+    Nf4LinearParams layers[KIUNGO_NF4_LAYERS];
+    uint32_t tiles[KIUNGO_NF4_LAYERS];   /* of each, 0 where there is none */
     uint32_t splits;
-    uint32_t unused[13];
+    uint32_t unused[6];
 } Nf4LinearSm90Params;
 
-/* linear_backward_sm90.cu, likewise */
+/* linear_backward_sm90.cu: the sum over the outputs of all layers */
 typedef struct Nf4BackwardSm90Params {
-    TensorMap codes;  /* as bf16 [n, k / 4] */
-    TensorMap dy;
-    Nf4BackwardParams backward;
-    uint32_t unused[10];
+    TensorMap codes[KIUNGO_NF4_LAYERS];  /* as bf16 [n, k / 4] */
+    TensorMap dy[KIUNGO_NF4_LAYERS];
+    Nf4BackwardParams backward;          /* of the first layer, for what is left */
+    Nf4LinearParams layers[KIUNGO_NF4_LAYERS];
+    uint32_t steps[KIUNGO_NF4_LAYERS];   /* stages of each, 0 where there is none */
+    uint32_t unused[1];
 } Nf4BackwardSm90Params;
 
 /* linear_gemm_sm90.cu, a block tiles of 128 outputs and 128 or 256 tokens */

@@ -2,6 +2,7 @@ pub const KIUNGO_NF4_BLOCK: u32 = 64;
 pub const KIUNGO_NF4_NESTED_BLOCK: u32 = 256;
 pub const KIUNGO_STOPPED_FOR_GOOD: u32 = 2;
 pub const KIUNGO_NORMAL_COUNTER: u32 = 4294967295;
+pub const KIUNGO_NF4_LAYERS: u32 = 3;
 pub const KIUNGO_LORA_JOBS: u32 = 6;
 pub const KIUNGO_LORA_DOWN: u32 = 0;
 pub const KIUNGO_LORA_DS: u32 = 1;
@@ -203,11 +204,12 @@ impl Default for TensorMap {
 #[repr(align(64))]
 #[derive(Debug, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
 pub struct Nf4LinearSm90Params {
-    pub codes: TensorMap,
+    pub codes: [TensorMap; 3usize],
     pub x: TensorMap,
-    pub linear: Nf4LinearParams,
+    pub layers: [Nf4LinearParams; 3usize],
+    pub tiles: [u32; 3usize],
     pub splits: u32,
-    pub unused: [u32; 13usize],
+    pub unused: [u32; 6usize],
 }
 impl Default for Nf4LinearSm90Params {
     fn default() -> Self {
@@ -222,10 +224,12 @@ impl Default for Nf4LinearSm90Params {
 #[repr(align(64))]
 #[derive(Debug, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
 pub struct Nf4BackwardSm90Params {
-    pub codes: TensorMap,
-    pub dy: TensorMap,
+    pub codes: [TensorMap; 3usize],
+    pub dy: [TensorMap; 3usize],
     pub backward: Nf4BackwardParams,
-    pub unused: [u32; 10usize],
+    pub layers: [Nf4LinearParams; 3usize],
+    pub steps: [u32; 3usize],
+    pub unused: [u32; 1usize],
 }
 impl Default for Nf4BackwardSm90Params {
     fn default() -> Self {

@@ -56,8 +56,8 @@ template <class T> __device__ __forceinline__ void pooling_forward(const Pooling
     }
 }
 
-KERNEL(pooling_forward_f32, PoolingParams, KIUNGO_POOLING_COLUMNS / 8) { pooling_forward<float>(p); }
-KERNEL(pooling_forward_bf16, PoolingParams, KIUNGO_POOLING_COLUMNS / 8) { pooling_forward<bf16>(p); }
+SMALL_KERNEL(pooling_forward_f32, PoolingParams, KIUNGO_POOLING_COLUMNS / 8) { pooling_forward<float>(p); }
+SMALL_KERNEL(pooling_forward_bf16, PoolingParams, KIUNGO_POOLING_COLUMNS / 8) { pooling_forward<bf16>(p); }
 
 template <class T> __device__ __forceinline__ void pooling_backward(const PoolingParams& p) {
     const Task k = task(p);
@@ -80,5 +80,5 @@ template <class T> __device__ __forceinline__ void pooling_backward(const Poolin
     }
 }
 
-KERNEL(pooling_backward_f32, PoolingParams, KIUNGO_POOLING_COLUMNS / 8) { pooling_backward<float>(p); }
-KERNEL(pooling_backward_bf16, PoolingParams, KIUNGO_POOLING_COLUMNS / 8) { pooling_backward<bf16>(p); }
+SMALL_KERNEL(pooling_backward_f32, PoolingParams, KIUNGO_POOLING_COLUMNS / 8) { pooling_backward<float>(p); }
+SMALL_KERNEL(pooling_backward_bf16, PoolingParams, KIUNGO_POOLING_COLUMNS / 8) { pooling_backward<bf16>(p); }

@@ -13,5 +13,5 @@ template <class T> __device__ __forceinline__ void residual_add(const ResidualPa
     });
 }
 
-KERNEL(residual_add_f32, ResidualParams, 256) { residual_add<float>(p); }
-KERNEL(residual_add_bf16, ResidualParams, 256) { residual_add<bf16>(p); }
+SMALL_KERNEL(residual_add_f32, ResidualParams, 256) { residual_add<float>(p); }
+SMALL_KERNEL(residual_add_bf16, ResidualParams, 256) { residual_add<bf16>(p); }

@@ -92,10 +92,10 @@ template <class T, bool RESIDUAL> __device__ __forceinline__ void rmsnorm_forwar
     else forward_again<T, RESIDUAL>(p);
 }
 
-KERNEL(rmsnorm_forward_f32, RmsnormForwardParams, 512) { rmsnorm_forward<float, false>(p); }
-KERNEL(rmsnorm_forward_bf16, RmsnormForwardParams, 512, 2) { rmsnorm_forward<bf16, false>(p); }
-KERNEL(rmsnorm_forward_residual_f32, RmsnormForwardParams, 512) { rmsnorm_forward<float, true>(p); }
-KERNEL(rmsnorm_forward_residual_bf16, RmsnormForwardParams, 512, 2) { rmsnorm_forward<bf16, true>(p); }
+SMALL_KERNEL(rmsnorm_forward_f32, RmsnormForwardParams, 512) { rmsnorm_forward<float, false>(p); }
+SMALL_KERNEL(rmsnorm_forward_bf16, RmsnormForwardParams, 512, 2) { rmsnorm_forward<bf16, false>(p); }
+SMALL_KERNEL(rmsnorm_forward_residual_f32, RmsnormForwardParams, 512) { rmsnorm_forward<float, true>(p); }
+SMALL_KERNEL(rmsnorm_forward_residual_bf16, RmsnormForwardParams, 512, 2) { rmsnorm_forward<bf16, true>(p); }
 
 // With n = x * inv_rms and g = dy * weight: dx += inv_rms * (g - n * mean(g * n)), and this block's row of partials is
 // the sum of dy * n over its rows.
@@ -175,12 +175,12 @@ template <class T> __device__ __forceinline__ void rmsnorm_backward(const Rmsnor
     else backward_again<T>(p);
 }
 
-KERNEL(rmsnorm_backward_f32, RmsnormBackwardParams, 512) { rmsnorm_backward<float>(p); }
-KERNEL(rmsnorm_backward_bf16, RmsnormBackwardParams, 512) { rmsnorm_backward<bf16>(p); }
+SMALL_KERNEL(rmsnorm_backward_f32, RmsnormBackwardParams, 512) { rmsnorm_backward<float>(p); }
+SMALL_KERNEL(rmsnorm_backward_bf16, RmsnormBackwardParams, 512) { rmsnorm_backward<bf16>(p); }
 
 // dweight += the rows of partials. A block has 32 columns; each of its warps sums every warps-th row, and the warps'
 // sums are added in their order.
-KERNEL(rmsnorm_add_partials, RmsnormPartialsParams, 1024) {
+SMALL_KERNEL(rmsnorm_add_partials, RmsnormPartialsParams, 1024) {
     __shared__ float sums[32][32];
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
     const uint32_t column = blockIdx.x * 32 + lane;

@@ -38,5 +38,5 @@ template <class T> __device__ __forceinline__ void rope_turn(const RopeParams& p
     }
 }
 
-KERNEL(rope_f32, RopeParams, 512) { rope_turn<float>(p); }
-KERNEL(rope_bf16, RopeParams, 512, 3) { rope_turn<bf16>(p); }
+SMALL_KERNEL(rope_f32, RopeParams, 512) { rope_turn<float>(p); }
+SMALL_KERNEL(rope_bf16, RopeParams, 512, 3) { rope_turn<bf16>(p); }

@@ -2,7 +2,7 @@
 #include "kernel.cuh"
 #include "tile/reduce.cuh"
 
-KERNEL(step_judge, StepJudgeParams, 1024) {
+SMALL_KERNEL(step_judge, StepJudgeParams, 1024) {
     constexpr int AT_ONCE = 16;  // loads under way: of full training a quarter of a million sums come here
     const float* squares = reinterpret_cast<const float*>(p.squares);
     double sum = 0.0;
@@ -39,7 +39,7 @@ KERNEL(step_judge, StepJudgeParams, 1024) {
 }
 
 // Before updates that do not wait for the norm of the gradient: loss and status alone are given.
-KERNEL(step_begin, StepJudgeParams, 32) {
+SMALL_KERNEL(step_begin, StepJudgeParams, 32) {
     if (threadIdx.x != 0) return;
     StepStatus* status = reinterpret_cast<StepStatus*>(p.status);
     const uint32_t bad = !isfinite(*reinterpret_cast<const float*>(p.loss));

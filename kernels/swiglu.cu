@@ -19,8 +19,8 @@ template <class T> __device__ __forceinline__ void swiglu_forward(const SwigluPa
     });
 }
 
-KERNEL(swiglu_forward_f32, SwigluParams, 256) { swiglu_forward<float>(p); }
-KERNEL(swiglu_forward_bf16, SwigluParams, 256) { swiglu_forward<bf16>(p); }
+SMALL_KERNEL(swiglu_forward_f32, SwigluParams, 256) { swiglu_forward<float>(p); }
+SMALL_KERNEL(swiglu_forward_bf16, SwigluParams, 256) { swiglu_forward<bf16>(p); }
 
 template <class T> __device__ __forceinline__ void swiglu_backward(const SwigluParams& p) {
     my_eight(p.count, [&](auto kind, uint64_t i) {
@@ -39,5 +39,5 @@ template <class T> __device__ __forceinline__ void swiglu_backward(const SwigluP
     });
 }
 
-KERNEL(swiglu_backward_f32, SwigluParams, 256) { swiglu_backward<float>(p); }
-KERNEL(swiglu_backward_bf16, SwigluParams, 256) { swiglu_backward<bf16>(p); }
+SMALL_KERNEL(swiglu_backward_f32, SwigluParams, 256) { swiglu_backward<float>(p); }
+SMALL_KERNEL(swiglu_backward_bf16, SwigluParams, 256) { swiglu_backward<bf16>(p); }

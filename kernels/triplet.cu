@@ -16,7 +16,7 @@ __device__ __forceinline__ bool harder(float value, uint32_t index, float than, 
 }
 
 // One warp a line, blockIdx.y the side.
-KERNEL(triplet_hardest, InBatchParams, 32) {
+SMALL_KERNEL(triplet_hardest, InBatchParams, 32) {
     const Line line(p, blockIdx.x, blockIdx.y);
     float best = 0.0f;
     uint32_t at = UINT32_MAX;
@@ -37,7 +37,7 @@ KERNEL(triplet_hardest, InBatchParams, 32) {
 }
 
 // One block a row of the gradient; the first also takes the mean of the hinges.
-KERNEL(triplet_gradient, InBatchParams, 256) {
+SMALL_KERNEL(triplet_gradient, InBatchParams, 256) {
     const uint32_t row = blockIdx.x, *hardest = hardest_of(p);
     const float weight = 1.0f / (float)(p.n * p.sides);
     float* gradient = reinterpret_cast<float*>(p.dsimilarity) + (size_t)row * p.n;
@@ -56,7 +56,7 @@ KERNEL(triplet_gradient, InBatchParams, 256) {
 }
 
 // One block a triplet.
-KERNEL(triplet_given, TripletGivenParams, 256) {
+SMALL_KERNEL(triplet_given, TripletGivenParams, 256) {
     const size_t row = (size_t)blockIdx.x * p.hidden;
     const float* a = reinterpret_cast<const float*>(p.anchor) + row;
     const float* b = reinterpret_cast<const float*>(p.positive) + row;
@@ -79,6 +79,6 @@ KERNEL(triplet_given, TripletGivenParams, 256) {
     if (threadIdx.x == 0) reinterpret_cast<double*>(p.workspace)[blockIdx.x] = open ? hinge : 0.0;
 }
 
-KERNEL(triplet_given_loss, TripletGivenParams, 256) {
+SMALL_KERNEL(triplet_given_loss, TripletGivenParams, 256) {
     mean_of_terms(reinterpret_cast<const double*>(p.workspace), p.n, reinterpret_cast<float*>(p.loss));
 }

@@ -11,10 +11,10 @@ const IN: usize = 4096;
 
 pub fn gpu(bench: &mut Bench) -> anyhow::Result<()> {
     let weight = Weight::Nf4(Nf4Tensor::quantize(&bench.normal(DType::Bf16, &[OUT, IN])?, false)?);
-    for tokens in [1, 16, 64, 512, 4096] {
+    for tokens in [1, 16, 64, 80, 512, 4096] {
         let [mut x, mut y] = [bench.normal(DType::Bf16, &[tokens, IN])?, bench.normal(DType::Bf16, &[tokens, OUT])?];
         let work = match tokens {
-            0..=64 => Work::Bytes((weight.bytes() + x.bytes() + y.bytes()) as f64),
+            0..=80 => Work::Bytes((weight.bytes() + x.bytes() + y.bytes()) as f64),
             _ => Work::Flops(2.0 * (tokens * OUT * IN) as f64),
         };
         let shape = Shape { m: tokens, n: OUT, k: IN };

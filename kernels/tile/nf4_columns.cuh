@@ -19,6 +19,9 @@ struct ScalePair {
         high = pack(x, y);
         low = pack(x - __uint_as_float(high << 16), y - __uint_as_float(high & 0xffff0000u));
     }
+    // Of two outputs, each with its high half below its low one.
+    __device__ __forceinline__ explicit ScalePair(uint2 two)
+        : high(__byte_perm(two.x, two.y, 0x5410)), low(__byte_perm(two.x, two.y, 0x7632)) {}
 
     __device__ __forceinline__ uint32_t times(uint32_t pair) const {
         constexpr uint32_t ZEROS = 0x80008000u;  // negative: x + -0 is x

@@ -22,6 +22,8 @@ pub struct Launch {
     pub shared_bytes: u32,
     /// Blocks a cluster, neighbours in x.
     pub cluster: u32,
+    /// Whether its blocks find places only when the launch before has ended: see [`Launch::alone`].
+    pub alone: bool,
     /// The kernel's parameter struct.
     pub params: Vec<u8>,
     /// Matrices that the copy engine reads or writes, and where in `params` their `TensorMap`s are.
@@ -51,6 +53,7 @@ impl Launch {
             block: [threads, 1, 1],
             shared_bytes: 0,
             cluster: 1,
+            alone: false,
             params,
             tensor_maps: vec![],
         }
@@ -65,6 +68,13 @@ impl Launch {
     /// The same in clusters of so many blocks.
     pub fn cluster(mut self, blocks: u32) -> Launch {
         self.cluster = blocks;
+        self
+    }
+
+    /// The same, not begun while the launch before still runs, which small ones allow. For launches of fewer blocks than
+    /// multiprocessors, all of which read memory as fast as they can: begun early, they crowd where the small one has left room.
+    pub fn alone(mut self) -> Launch {
+        self.alone = true;
         self
     }
 

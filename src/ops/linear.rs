@@ -146,6 +146,28 @@ pub fn forward(x: &Tensor, weight: &Weight, y: &mut Tensor) -> Result {
     weight.with_dense(|w| gemm(Layout::Nt, x, w, y, false))
 }
 
+/// [`forward`] of layers that read the same x, each weight with its y. On a Hopper GPU those in 4 bits share a launch where
+/// tokens are few.
+pub fn forward_all(x: &Tensor, layers: &mut [(&Weight, &mut Tensor)]) -> Result {
+    let check = Check::new("linear", x);
+    let mut together = vec![];
+    for (weight, y) in layers.iter() {
+        let (outputs, inputs) = weight.check(&check)?;
+        check.tensor("x", x, &[x.rows(), inputs], FLOAT)?;
+        check.tensor("y", y, &[x.rows(), outputs], Allowed::Only(x.dtype()))?;
+        if let Weight::Nf4(weight) = weight {
+            together.push((weight, &**y));
+        }
+    }
+    if let Device::Cuda(gpu) = check.device()
+        && together.len() == layers.len()
+        && let Some(launch) = fused::forward_together(gpu, x, &together)?
+    {
+        return Ok(gpu.launch(&launch)?);
+    }
+    layers.iter_mut().try_for_each(|(weight, y)| forward(x, weight, y))
+}
+
 /// Gradient of [`forward`] with respect to `x`: `dx = dy W`, or with `accumulate` `dx += dy W`, rounded once.
 ///
 /// - `dy`: `[tokens, out]`, f32 or bf16
@@ -166,9 +188,13 @@ pub fn backward_input(dy: &Tensor, weight: &Weight, dx: &mut Tensor, accumulate:
 }
 
 /// Gradient with respect to an x that several layers read: `dx = dy_0 W_0 + dy_1 W_1 + ...`, each dy with its weight, as in
-/// [`backward_input`]. On a Hopper GPU two dense layers of many tokens are one product, rounded once.
+/// [`backward_input`]. On a Hopper GPU two dense layers of many tokens are one product, as are up to three layers in 4 bits of
+/// few tokens, rounded once.
 pub fn backward_inputs(layers: &[(&Tensor, &Weight)], dx: &mut Tensor) -> Result {
     let (mut left, mut accumulate) = (layers, false);
+    if backward_together(layers, dx)? {
+        return Ok(());
+    }
     if let [first, second, rest @ ..] = layers
         && backward_two(*first, *second, dx)?
     {
@@ -179,6 +205,23 @@ pub fn backward_inputs(layers: &[(&Tensor, &Weight)], dx: &mut Tensor) -> Result
         accumulate = true;
     }
     Ok(())
+}
+
+/// All layers in one product, where they are in 4 bits; false where there is none.
+fn backward_together(layers: &[(&Tensor, &Weight)], dx: &mut Tensor) -> Result<bool> {
+    let check = Check::new("linear backward", dx);
+    let mut together = vec![];
+    for (dy, weight) in layers {
+        let (outputs, inputs) = weight.check(&check)?;
+        check.tensor("dx", dx, &[dx.rows(), inputs], FLOAT)?;
+        check.tensor("dy", dy, &[dx.rows(), outputs], Allowed::Only(dx.dtype()))?;
+        let Weight::Nf4(weight) = weight else { return Ok(false) };
+        together.push((weight, *dy));
+    }
+    let Device::Cuda(gpu) = check.device() else { return Ok(false) };
+    let Some(launches) = fused::backward_inputs(gpu, &together, dx)? else { return Ok(false) };
+    launches.iter().try_for_each(|launch| gpu.launch(launch))?;
+    Ok(true)
 }
 
 /// Both in one launch; false where there is none.

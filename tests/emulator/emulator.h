@@ -27,6 +27,8 @@
         return emulator::run(*launch, sizeof(Params), emulator::first(__VA_ARGS__), call);              \
     }                                                                                                   \
     static void name##_body(const Params& p)
+#define SMALL_KERNEL KERNEL
+inline void let_next_in(unsigned) {}
 #define DYNAMIC_SHARED(T, name) T* name = static_cast<T*>(emulator::dynamic_shared())
 
 namespace emulator {
@@ -121,6 +123,7 @@ inline unsigned lane() {
 
 inline void __syncthreads() { emulator::barrier(); }
 inline void __syncwarp() { emulator::warp_barrier(); }
+inline void __threadfence() { asm volatile("" ::: "memory"); }
 inline void __threadfence_system() { asm volatile("" ::: "memory"); }
 template <class T> T __shfl_sync(unsigned, T v, unsigned source) { return emulator::shuffle(v, source % 32); }
 template <class T> T __shfl_xor_sync(unsigned, T v, unsigned mask) { return emulator::shuffle(v, emulator::lane() ^ mask); }

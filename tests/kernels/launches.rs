@@ -59,7 +59,7 @@ static USAGE: LazyLock<HashMap<(String, String), Usage>> = LazyLock::new(|| {
 const CARDS: [(u32, u32, &str); 3] = [(90, 132, "sm_90a"), (80, 108, "sm_80"), (89, 128, "sm_80")];
 
 fn check(card: &Paper, code: &str, launch: &Launch) {
-    let Launch { module, kernel, grid, block, shared_bytes, cluster, params, tensor_maps } = launch;
+    let Launch { module, kernel, grid, block, shared_bytes, cluster, alone: _, params, tensor_maps } = launch;
     let what = format!("{module}.cu, {kernel} with grid {grid:?} of {block:?} on {code}");
     let usage = USAGE.get(&(code.to_string(), kernel.to_string())).unwrap_or_else(|| panic!("{what}: no such kernel"));
     let of_driver: usize = if code == "sm_90a" { 0x210 } else { 0x160 };

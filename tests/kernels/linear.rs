@@ -1,6 +1,6 @@
 //! A linear layer and its gradients, over dense weights and weights in 4 bits.
 
-use super::{Run, compare, compare_bf16, compare_large};
+use super::{Run, compare, compare_as, compare_bf16, compare_large};
 use crate::support::{assert_as_good, assert_close, fast_gpus, gpus, normal_bf16, rng, under_sanitizer};
 use kiungo::device::{DType, Device, Tensor};
 use kiungo::ops::linear::{self, Weight};
@@ -88,7 +88,7 @@ fn few_tokens_over_nf4() {
             compare_bf16(&what, 1e-6, over_nf4([tokens, outputs, inputs], double));
         }
     }
-    for shape in [[64, 1000, 768], [128, 520, 320]] {
+    for shape in [[64, 1000, 768], [71, 520, 4096], [81, 264, 2112], [96, 136, 1024], [128, 520, 320]] {
         for double in [false, true] {
             compare_large(&format!("linear over nf4 {shape:?} double {double}"), 1e-6, || over_nf4(shape, double));
         }
@@ -123,6 +123,9 @@ fn input_gradient_of_few_tokens_over_nf4() {
         [16, 14336, 512],
         [65, 24, 256],
         [71, 1032, 320],
+        [80, 14336, 512],
+        [81, 1032, 320],
+        [96, 2048, 768],
         [128, 2048, 768],
     ];
     for (i, shape) in shapes.into_iter().enumerate() {
@@ -180,6 +183,52 @@ fn many_tokens_over_nf4_give_the_products_of_the_dequantised_weight() {
                 });
                 assert_close(&format!("{tokens}x{outputs}x{inputs} double {double}"), &fused, &apart, 4e-3);
             }
+        }
+    }
+}
+
+/// Layers of one x, dense or in 4 bits with scales double-quantised or not: y of all, and dx of the first, the first two, and all.
+#[test]
+fn several_layers_of_few_tokens() {
+    // Of Hopper's kernels; others take the layers one by one.
+    let devices = fast_gpus();
+    if devices.is_empty() {
+        return;
+    }
+    for ([tokens, inputs], outputs) in [
+        ([9, 512], [24, 136, 8]),
+        ([33, 320], [520, 136, 264]),
+        ([64, 768], [136, 1032, 24]),
+        ([71, 4096], [1024, 1024, 4096]),
+        ([80, 512], [2056, 40, 512]),
+        ([93, 1280], [136, 24, 264]),
+        ([128, 512], [520, 1032, 136]),
+    ] {
+        for double in [false, true] {
+            if double && inputs % 256 != 0 {
+                continue;
+            }
+            let what = format!("layers of {outputs:?} over {tokens}x{inputs}, double {double}");
+            let mut rng = rng(8);
+            let x = normal_bf16(&mut rng, tokens * inputs);
+            let layers = outputs.map(|n| (n, normal_bf16(&mut rng, n * inputs), normal_bf16(&mut rng, tokens * n)));
+            compare_as(&[DType::Bf16], &devices, &what, 2e-6, |run: &Run| {
+                let weights = layers
+                    .each_ref()
+                    .map(|(n, w, _)| Weight::Nf4(Nf4Tensor::quantize(&run.f32(w, &[*n, inputs]), double).unwrap()));
+                let mut ys = outputs.map(|n| run.poisoned(&[tokens, n]));
+                let mut together: Vec<_> = weights.iter().zip(&mut ys).collect();
+                linear::forward_all(&run.tensor(&x, &[tokens, inputs]), &mut together).unwrap();
+                let dys = layers.each_ref().map(|(n, _, dy)| run.tensor(dy, &[tokens, *n]));
+                let products: Vec<_> = dys.iter().zip(&weights).collect();
+                let mut results = Vec::from(ys);
+                for layers in 1..=3 {
+                    let mut dx = run.poisoned(&[tokens, inputs]);
+                    linear::backward_inputs(&products[..layers], &mut dx).unwrap();
+                    results.push(dx);
+                }
+                results
+            });
         }
     }
 }

@@ -289,7 +289,8 @@ impl Executor for Driver {
         }
         let mut arguments = [argument];
         let mut attributes = [attributes::cluster(launch.cluster), attributes::overlap()];
-        let attributes = &mut attributes[usize::from(launch.cluster <= 1)..1 + usize::from(self.overlaps())];
+        let attributes =
+            &mut attributes[usize::from(launch.cluster <= 1)..1 + usize::from(self.overlaps() && !launch.alone)];
         let config = sys::CUlaunchConfig {
             gridDimX: gx,
             gridDimY: gy,

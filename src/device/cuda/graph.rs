@@ -41,12 +41,13 @@ impl Builder {
         &mut self,
         call: &str,
         is_kernel: bool,
+        overlaps: bool,
         add: impl FnOnce(*mut sys::CUgraphNode, sys::CUgraph) -> sys::CUresult,
     ) -> Result<sys::CUgraphNode, DeviceError> {
         let mut handle = null_mut();
         add(&mut handle, self.graph).result().map_err(|e| failed(call, e))?;
         if let Some(last) = self.last {
-            let edge = match self.overlaps && is_kernel && last.is_kernel {
+            let edge = match self.overlaps && overlaps && last.is_kernel {
                 true => programmatic(),
                 false => sys::CUgraphEdgeData { from_port: 0, to_port: 0, type_: 0, reserved: [0; 5] },
             };
@@ -82,7 +83,7 @@ impl Builder {
             ctx: null_mut(),
         };
         // SAFETY: the handles are alive; the driver copies the argument, which is the struct that the kernel takes.
-        let node = self.node(launch.kernel, true, |node, graph| unsafe {
+        let node = self.node(launch.kernel, true, !launch.alone, |node, graph| unsafe {
             sys::cuGraphAddKernelNode_v2(node, graph, null(), 0, &params)
         })?;
         if launch.cluster > 1 {
@@ -110,7 +111,7 @@ impl Builder {
         };
         let context = self.stream.context().cu_ctx();
         // SAFETY: the caller owns the range.
-        self.node("a fill in a graph", false, |node, graph| unsafe {
+        self.node("a fill in a graph", false, false, |node, graph| unsafe {
             sys::cuGraphAddMemsetNode(node, graph, null(), 0, &params, context)
         })
         .map(|_| ())
@@ -151,7 +152,7 @@ impl Builder {
         };
         let context = self.stream.context().cu_ctx();
         // SAFETY: the caller owns both ranges.
-        self.node("a copy in a graph", false, |node, graph| unsafe {
+        self.node("a copy in a graph", false, false, |node, graph| unsafe {
             sys::cuGraphAddMemcpyNode(node, graph, null(), 0, &params, context)
         })
         .map(|_| ())

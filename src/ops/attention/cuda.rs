@@ -73,13 +73,15 @@ impl Whole {
         Whole { kernel, warps, shared_bytes: (2 * keys * dim + keys * ROWS) * BF16_BYTES + 3 * stage }
     }
 
-    /// Tokens of a block, and the longest sequence that fits.
+    /// Tokens of a block, if there are many, and the longest sequence that fits.
     fn keys(&self) -> u32 {
         self.warps * Self::KEYS_A_WARP
     }
 
-    fn launch(&self, params: AttentionParams) -> Launch {
-        let blocks = params.tokens.div_ceil(self.keys()) * params.key_value_heads;
+    /// Where tokens are few, fewer a block, so that all multiprocessors have one: a block takes one sequence after the other.
+    fn launch(&self, multiprocessors: u32, params: AttentionParams) -> Launch {
+        let tiles = params.tokens.div_ceil(self.keys()).max(multiprocessors / params.key_value_heads);
+        let blocks = tiles.min(params.tokens) * params.key_value_heads;
         Launch::new("attention_short_sm80", self.kernel, [blocks, 1, 1], self.warps * 32, params)
             .shared(self.shared_bytes)
     }
@@ -234,7 +236,9 @@ impl Kernels {
                 tiles(queries, params.tokens * params.group, queries.rows, params),
                 tiles(keys, params.tokens, keys.rows, params),
             ],
-            Kernels::Tiles { backward: Backward::Whole(whole), .. } => vec![whole.launch(params)],
+            Kernels::Tiles { backward: Backward::Whole(whole), .. } => {
+                vec![whole.launch(gpu.multiprocessors(), params)]
+            }
             Kernels::Tiles { backward: Backward::Hopper(hopper), .. } => {
                 hopper.backward(params, gpu.workspace(hopper.backward_workspace(&params))?).into()
             }

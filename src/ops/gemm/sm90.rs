@@ -11,6 +11,9 @@ use std::sync::LazyLock;
 /// Rows of m or n that a line of 128 bytes holds where rows in memory do not run along k.
 const SLAB: usize = 64;
 
+/// Up to so many rows a product of fewer blocks than multiprocessors is launched [alone](Launch::alone).
+const FEW_ROWS: usize = 128;
+
 /// compute-sanitizer's initcheck does not see what the copy engine writes. Where this is set, threads store all results.
 pub static DIRECT_STORES: LazyLock<bool> = LazyLock::new(|| std::env::var_os("KIUNGO_DIRECT_STORES").is_some());
 
@@ -120,6 +123,9 @@ pub fn launch(
             .cluster(cluster as u32)
             .tensor_map(offset_of!(GemmSm90Params, a), map(a, a_block)?)
             .tensor_map(offset_of!(GemmSm90Params, b), map(b, b_block)?);
+    if m <= FEW_ROWS && blocks < multiprocessors {
+        launch = launch.alone();
+    }
     if staged {
         launch = launch.tensor_map(offset_of!(GemmSm90Params, c_map), map(c, [64, tile.slab()])?);
     }

@@ -52,6 +52,39 @@ fn is_roomy(gpu: &Gpu) -> bool {
     ROOMY.contains(&gpu.capability())
 }
 
+/// The launch of `y = x W^T` of several layers of one x, or None where each is better, or must be, launched by itself.
+pub fn forward_together(gpu: &Gpu, x: &Tensor, layers: &[(&Nf4Tensor, &Tensor)]) -> Result<Option<Launch>> {
+    let Some((double, params)) = together(x, layers)? else { return Ok(None) };
+    if gpu.capability() != HOPPER || x.rows() <= few::TOKENS {
+        return Ok(None);
+    }
+    Ok(sm90::forward(double, gpu.multiprocessors() as usize, &params))
+}
+
+/// The launches of the sum of `dy W` over several layers, or None where it must be a sum of launches.
+pub fn backward_inputs(gpu: &Gpu, layers: &[(&Nf4Tensor, &Tensor)], dx: &Tensor) -> Result<Option<Vec<Launch>>> {
+    let Some((double, mut params)) = together(dx, layers)? else { return Ok(None) };
+    for layer in &mut params {
+        (layer.x, layer.y) = (layer.y, layer.x);
+        if layer.n % 8 != 0 {
+            return Ok(None);
+        }
+    }
+    backward::launches(gpu, double, &params, false)
+}
+
+/// Whether scales are double-quantised, and what a kernel is told of each layer: of bf16 rows `x` that each makes rows of, for
+/// layers of one kind that kernels take.
+fn together(x: &Tensor, layers: &[(&Nf4Tensor, &Tensor)]) -> Result<Option<(bool, Vec<Nf4LinearParams>)>> {
+    let double = layers.iter().any(|(weight, _)| is_double(weight));
+    let same = layers.iter().all(|(weight, _)| is_double(weight) == double && fits(weight.shape[1], double));
+    if layers.len() < 2 || !same || x.dtype() != DType::Bf16 || x.rows() == 0 {
+        return Ok(None);
+    }
+    let params = layers.iter().map(|(weight, y)| params(x, weight, y)).collect::<Result<_>>()?;
+    Ok(Some((double, params)))
+}
+
 /// The launch of `y = x W^T`, or None where the dequantised weight is the better way, or the only one.
 pub fn forward(gpu: &Gpu, x: &Tensor, weight: &Nf4Tensor, y: &Tensor) -> Result<Option<Launch>> {
     let ([outputs, inputs], double) = (weight.shape, is_double(weight));
@@ -61,7 +94,7 @@ pub fn forward(gpu: &Gpu, x: &Tensor, weight: &Nf4Tensor, y: &Tensor) -> Result<
     let params = params(x, weight, y)?;
     let multiprocessors = gpu.multiprocessors() as usize;
     let few = few::forward(double, multiprocessors, params).or_else(|| match gpu.capability() {
-        HOPPER => sm90::forward(double, multiprocessors, params),
+        HOPPER => sm90::forward(double, multiprocessors, &[params]),
         _ => sm80::forward(double, params),
     });
     Ok(few.or_else(|| {
@@ -84,7 +117,7 @@ pub fn backward_input(
     if dy.dtype() != DType::Bf16 || !fits || dy.rows() == 0 {
         return Ok(None);
     }
-    backward::launches(gpu, double, params(dy, weight, dx)?, accumulate)
+    backward::launches(gpu, double, &[params(dy, weight, dx)?], accumulate)
 }
 
 fn is_double(weight: &Nf4Tensor) -> bool {

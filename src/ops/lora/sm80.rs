@@ -20,8 +20,10 @@ const THREADS: u32 = 128;
 /// Rows of a block of the thin products, and what it sums at a time.
 const ROWS: usize = 64;
 const DEPTH: usize = 64;
-/// Rows and columns of a block of the wide ones.
-const WIDE: [usize; 2] = [64, 128];
+/// Rows of a block of the wide ones, its columns, and those where blocks are few.
+const WIDE_ROWS: usize = 64;
+const WIDE_COLUMNS: usize = 128;
+const STRIP: usize = 32;
 /// Blocks of the thin products that a multiprocessor runs at once, as `lora_sm80.cu` promises the compiler.
 fn resident(ranks: usize) -> usize {
     match ranks {
@@ -71,7 +73,7 @@ fn up(gpu: &Gpu, adapters: &[(&Factors, &Tensor, &Tensor)]) -> Result {
         let sizes = [y.rows(), y.columns(), factors.b.columns()];
         product([s, factors.b, y], sizes, factors.scale, kept())
     };
-    wide(gpu, "lora_wide_up", &adapters.iter().map(product).collect::<Result<Vec<_>>>()?)
+    wide(gpu, Wide::Up, &adapters.iter().map(product).collect::<Result<Vec<_>>>()?)
 }
 
 /// See [`super::backward_all`]. Two launches of thin products, the second of which needs the first's ds, and their sums.
@@ -108,7 +110,7 @@ pub fn backward(gpu: &Gpu, x: &Tensor, branches: &[Branch], dx: Option<&Tensor>)
         let dropout = factors.dropout_params()?;
         product([ds, factors.a, dx], [tokens, inputs, factors.a.rows()], dropout.scale, dropout)
     };
-    wide(gpu, "lora_wide_dx", &branches.iter().map(of_dx).collect::<Result<Vec<_>>>()?)
+    wide(gpu, Wide::Dx, &branches.iter().map(of_dx).collect::<Result<Vec<_>>>()?)
 }
 
 /// See [`super::layers`], of bf16 x. On a Hopper GPU many tokens have y and the adapter's part of it in one product,
@@ -135,7 +137,7 @@ pub fn layers(gpu: &Gpu, x: &Tensor, layers: &mut [Layer]) -> Result {
         }
     }
     down(gpu, x, &adapters)?;
-    let mut left = vec![];
+    let (mut apart, mut left) = (vec![], vec![]);
     for ((layer, way), sides) in layers.iter_mut().zip(&ways).zip(&sides) {
         match (way, sides) {
             (Way::Adapted(_), _) => {}
@@ -147,12 +149,15 @@ pub fn layers(gpu: &Gpu, x: &Tensor, layers: &mut [Layer]) -> Result {
                 launch.map_or(Ok(()), |launch| Ok(gpu.launch(&launch)?))
             })?,
             _ => {
-                linear::forward(x, layer.weight, layer.y)?;
-                left.extend(layer.adapter.as_ref().map(|(factors, s)| (factors, &**s, &*layer.y)));
+                apart.push((layer.weight, &mut *layer.y));
+                left.push(layer.adapter.as_ref().map(|(factors, s)| (factors, &**s)));
             }
         }
     }
-    up(gpu, &left)
+    linear::forward_all(x, &mut apart)?;
+    let of_adapters =
+        apart.iter().zip(left).filter_map(|((_, y), adapter)| adapter.map(|(factors, s)| (factors, s, &**y)));
+    up(gpu, &of_adapters.collect::<Vec<_>>())
 }
 
 /// How a layer and its adapter are computed.
@@ -472,19 +477,48 @@ fn product(
         scale,
         dropout,
     };
-    let blocks = (m.div_ceil(WIDE[0]) * n.div_ceil(WIDE[1])) as u32;
-    Ok(LoraWideJob { product, blocks, unused: 0 })
+    Ok(LoraWideJob { product, blocks: 0, unused: 0 })
 }
 
-/// Products into matrices of their own (`lora_wide_up`), or all into one (`lora_wide_dx`).
-fn wide(gpu: &Gpu, kernel: &'static str, products: &[LoraWideJob]) -> Result {
+/// What wide products are added to.
+#[derive(Clone, Copy, PartialEq)]
+enum Wide {
+    /// Matrices of their own.
+    Up,
+    /// All to one.
+    Dx,
+}
+
+fn wide(gpu: &Gpu, wide: Wide, products: &[LoraWideJob]) -> Result {
     for products in products.chunks(JOBS) {
+        let blocks = |columns: usize| {
+            let of_one = |job: &LoraWideJob| {
+                let [m, n] = [job.product.m, job.product.n].map(|size| size as usize);
+                (m.div_ceil(WIDE_ROWS) * n.div_ceil(columns)) as u32
+            };
+            products.iter().map(of_one).collect::<Vec<_>>()
+        };
+        let all = |each: &[u32]| match wide {
+            Wide::Up => each.iter().sum(),
+            Wide::Dx => each.iter().copied().max().unwrap_or(0),
+        };
+        let mut each = blocks(WIDE_COLUMNS);
+        let strips = all(&each) < gpu.multiprocessors();
+        if strips {
+            each = blocks(STRIP);
+        }
+        let kernel = match (wide, strips) {
+            (Wide::Up, false) => "lora_wide_up",
+            (Wide::Up, true) => "lora_wide_up_strips",
+            (Wide::Dx, false) => "lora_wide_dx",
+            (Wide::Dx, true) => "lora_wide_dx_strips",
+        };
         let mut params = LoraWideParams::default();
-        params.jobs[..products.len()].copy_from_slice(products);
-        let blocks = products.iter().map(|job| job.blocks);
-        let blocks = if kernel == "lora_wide_dx" { blocks.max().unwrap_or(0) } else { blocks.sum() };
-        if blocks > 0 {
-            gpu.launch(&Launch::new("lora_sm80", kernel, [blocks, 1, 1], THREADS, params))?;
+        for (job, (product, blocks)) in params.jobs.iter_mut().zip(products.iter().zip(&each)) {
+            *job = LoraWideJob { blocks: *blocks, ..*product };
+        }
+        if all(&each) > 0 {
+            gpu.launch(&Launch::new("lora_sm80", kernel, [all(&each), 1, 1], THREADS, params))?;
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 //! Blocks take parts of the outputs, so many that every multiprocessor has one; their sums are added up by a second launch.
 
 use super::is_roomy;
-use super::sm90::{TABLE_BYTES, around_table};
+use super::sm90::{LAYERS, MAP_SIZE, TABLE_BYTES, around_table};
 use super::{BLOCK, MAP_BYTES, Names, names};
 use crate::device::{DType, Gpu, Launch, TensorMap};
 use crate::ops::Result;
@@ -22,79 +22,103 @@ struct Kernel {
     /// Of the weight a stage.
     outputs: usize,
     stages: usize,
+    threads: u32,
     names: Names,
 }
 
 const KERNELS: [Kernel; 4] = [
-    Kernel { tokens: 8, outputs: 64, stages: 4, names: names!("linear_backward", 8) },
-    Kernel { tokens: 16, outputs: 64, stages: 4, names: names!("linear_backward", 16) },
-    Kernel { tokens: 32, outputs: 64, stages: 3, names: names!("linear_backward", 32) },
-    Kernel { tokens: 64, outputs: 64, stages: 4, names: names!("linear_backward", 64) },
+    Kernel { tokens: 8, outputs: 64, stages: 4, threads: 256, names: names!("linear_backward", 8) },
+    Kernel { tokens: 16, outputs: 64, stages: 4, threads: 256, names: names!("linear_backward", 16) },
+    Kernel { tokens: 32, outputs: 64, stages: 3, threads: 256, names: names!("linear_backward", 32) },
+    Kernel { tokens: 64, outputs: 64, stages: 4, threads: 256, names: names!("linear_backward", 64) },
 ];
-const THREADS: u32 = 256;
 /// For more tokens than `FEW`.
-const ON_HOPPER: [Kernel; 2] = [
-    Kernel { tokens: 64, outputs: 128, stages: 3, names: names!("linear_backward_sm90", 64) },
-    Kernel { tokens: 128, outputs: 64, stages: 5, names: names!("linear_backward_sm90", 128) },
+const ON_HOPPER: [Kernel; 4] = [
+    Kernel { tokens: 64, outputs: 128, stages: 3, threads: 384, names: names!("linear_backward_sm90", 64) },
+    Kernel { tokens: 80, outputs: 128, stages: 3, threads: 384, names: names!("linear_backward_sm90", 80) },
+    Kernel { tokens: 96, outputs: 64, stages: 6, threads: 384, names: names!("linear_backward_sm90", 96) },
+    Kernel { tokens: 128, outputs: 64, stages: 5, threads: 384, names: names!("linear_backward_sm90", 128) },
 ];
-const THREADS_ON_HOPPER: u32 = 384;
 const FEW: usize = 32;
 
 impl Kernel {
-    /// In how many parts the outputs are taken. Their sums have room in a workspace for the dequantised weight, which is what
-    /// the op says it needs.
-    fn parts(&self, multiprocessors: usize, [rows, outputs, inputs]: [usize; 3]) -> usize {
-        let filling = multiprocessors / inputs.div_ceil(INPUTS);
-        let room = outputs * DType::Bf16.size() / (rows * DType::F32.size());
-        filling.min(room).clamp(1, outputs.div_ceil(self.outputs))
+    /// In how many parts the outputs of all layers are taken. Their sums have room in a workspace for one dequantised weight,
+    /// which is what the op says it needs.
+    fn parts(&self, multiprocessors: usize, layers: &[Nf4LinearParams]) -> usize {
+        let most = layers.iter().map(|layer| layer.n as usize).max().unwrap_or(0);
+        let filling = multiprocessors / (layers[0].k as usize).div_ceil(INPUTS);
+        let room = most * DType::Bf16.size() / (layers[0].m as usize * DType::F32.size());
+        filling.min(room).clamp(1, layers.iter().map(|layer| self.steps(layer)).sum())
+    }
+
+    /// Stages of a layer.
+    fn steps(&self, layer: &Nf4LinearParams) -> usize {
+        (layer.n as usize).div_ceil(self.outputs)
     }
 
     /// Bytes of a stage's scales: four absmax values an output, or their four codes and the absmax that they share.
-    fn scales(&self, double: bool, padding: usize) -> usize {
-        if double { self.outputs * (4 + 4) } else { INPUTS / BLOCK * (self.outputs + padding) * 4 }
+    fn scales(&self, double: bool) -> usize {
+        const PADDING: usize = 8;
+        if double { self.outputs * (4 + 4) } else { INPUTS / BLOCK * (self.outputs + PADDING) * 4 }
     }
 
     fn launch(&self, double: bool, grid: [u32; 3], params: Nf4BackwardParams) -> Launch {
         // Lines of dy and of absmax are padded, so that lanes use all banks.
         let dy = self.tokens * (self.outputs + 16) * DType::Bf16.size();
-        let stages = self.stages * (self.outputs * INPUTS / 2 + dy + self.scales(double, 8));
+        let stages = self.stages * (self.outputs * INPUTS / 2 + dy + self.scales(double));
         let sums = self.tokens * (INPUTS + 4) * DType::F32.size();
         let shared = TABLE_BYTES + MAP_BYTES + stages.max(sums);
-        Launch::new("linear_backward", self.names.of(double), grid, THREADS, params).shared(shared as u32)
+        Launch::new("linear_backward", self.names.of(double), grid, self.threads, params).shared(shared as u32)
     }
 
-    fn launch_on_hopper(&self, double: bool, grid: [u32; 3], backward: Nf4BackwardParams) -> Launch {
+    fn launch_on_hopper(
+        &self,
+        double: bool,
+        grid: [u32; 3],
+        backward: Nf4BackwardParams,
+        layers: &[Nf4LinearParams],
+    ) -> Launch {
         let dy = self.tokens * self.outputs * DType::Bf16.size();
-        let stage = self.outputs * INPUTS / 2 + dy + self.scales(double, 0);
-        let Nf4LinearParams { codes, x: dy, m, n, k, .. } = backward.linear;
-        let [rows, outputs, inputs] = [m, n, k].map(|x| x as usize);
-        // Four codes are the two bytes of a bf16.
-        let codes = TensorMap { address: codes, shape: [outputs, inputs / 4], block: [self.outputs, INPUTS / 4] };
-        let dy = TensorMap { address: dy, shape: [rows, outputs], block: [self.tokens, BLOCK] };
-        let params = Nf4BackwardSm90Params { backward, ..Default::default() };
-        Launch::new("linear_backward_sm90", self.names.of(double), grid, THREADS_ON_HOPPER, params)
-            .shared(around_table(self.stages, stage))
-            .tensor_map(offset_of!(Nf4BackwardSm90Params, codes), codes)
-            .tensor_map(offset_of!(Nf4BackwardSm90Params, dy), dy)
+        // Four scales an output, each as two bf16.
+        let stage = self.outputs * INPUTS / 2 + dy + INPUTS / BLOCK * self.outputs * 4;
+        let mut params = Nf4BackwardSm90Params { backward, ..Default::default() };
+        for (i, layer) in layers.iter().enumerate() {
+            (params.layers[i], params.steps[i]) = (*layer, self.steps(layer) as u32);
+        }
+        let launch = Launch::new("linear_backward_sm90", self.names.of(double), grid, self.threads, params)
+            .shared(around_table(self.stages, stage));
+        layers.iter().enumerate().fold(launch, |launch, (i, layer)| {
+            let [rows, outputs, inputs] = [layer.m, layer.n, layer.k].map(|x| x as usize);
+            // Four codes are the two bytes of a bf16.
+            let block = [self.outputs, INPUTS / 4];
+            let codes = TensorMap { address: layer.codes, shape: [outputs, inputs / 4], block };
+            let dy = TensorMap { address: layer.x, shape: [rows, outputs], block: [self.tokens, BLOCK] };
+            launch
+                .tensor_map(offset_of!(Nf4BackwardSm90Params, codes) + i * MAP_SIZE, codes)
+                .tensor_map(offset_of!(Nf4BackwardSm90Params, dy) + i * MAP_SIZE, dy)
+        })
     }
 }
 
-/// `dx = dy W`, or `dx += dy W`; `linear`'s `x` is dy, its `y` dx. None for more tokens than a kernel takes, or a card without
-/// the room.
-pub fn launches(gpu: &Gpu, double: bool, linear: Nf4LinearParams, accumulate: bool) -> Result<Option<Vec<Launch>>> {
-    let [rows, outputs, inputs] = [linear.m, linear.n, linear.k].map(|x| x as usize);
-    if !is_roomy(gpu) {
+/// `dx = dy W`, or `dx += dy W`, of one layer or summed over several of one kind of scales; a layer's `x` is dy, its `y` dx. None
+/// for more tokens or layers than a kernel takes, or a card without the room.
+pub fn launches(gpu: &Gpu, double: bool, layers: &[Nf4LinearParams], accumulate: bool) -> Result<Option<Vec<Launch>>> {
+    let linear = layers[0];
+    let [rows, inputs] = [linear.m, linear.k].map(|x| x as usize);
+    let hopper = gpu.capability() == HOPPER && rows > FEW;
+    if !is_roomy(gpu) || layers.len() > if hopper { LAYERS } else { 1 } {
         return Ok(None);
     }
-    let hopper = gpu.capability() == HOPPER && rows > FEW;
     let kernels: &[Kernel] = if hopper { &ON_HOPPER } else { &KERNELS };
     let Some(kernel) = kernels.iter().find(|k| rows <= k.tokens) else { return Ok(None) };
-    let count = kernel.parts(gpu.multiprocessors() as usize, [rows, outputs, inputs]);
+    let count = kernel.parts(gpu.multiprocessors() as usize, layers);
     let parts = if count > 1 { gpu.workspace(count * rows * inputs * DType::F32.size())? } else { 0 };
     let params = Nf4BackwardParams { linear, parts, count: count as u32, accumulate: accumulate.into() };
     let grid = [count as u32, inputs.div_ceil(INPUTS) as u32, 1];
-    let product =
-        if hopper { kernel.launch_on_hopper(double, grid, params) } else { kernel.launch(double, grid, params) };
+    let product = match hopper {
+        true => kernel.launch_on_hopper(double, grid, params, layers),
+        false => kernel.launch(double, grid, params),
+    };
     let mut launches = vec![product];
     if count > 1 {
         let grid = [(rows * inputs).div_ceil(ADDED) as u32, 1, 1];

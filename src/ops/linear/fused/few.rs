@@ -6,7 +6,7 @@ use crate::device::Launch;
 use crate::ops::params::Nf4LinearParams;
 
 /// What the kernel knows too.
-const TOKENS: usize = 8;
+pub const TOKENS: usize = 8;
 const WARPS: usize = 16;
 const STAGES: usize = 2;
 /// Rows of the weight that a block takes at once, and inputs of a warp.
