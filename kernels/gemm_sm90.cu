@@ -9,7 +9,8 @@
 
 // As many blocks as fit at once, each of which takes tile after tile, of two pairs of operands if need be: the next
 // tile's are on their way while this one is computed, and its results leave while the next one is. SHARES blocks that
-// lie below each other share their tiles of b.
+// lie below each other share their tiles of b: less comes out of L2, which long products gain by; short ones lose more
+// to beginning and ending together.
 template <int BM, int BN, int STAGES, int SHARES> struct Persistent {
     static constexpr int THREADS = 128 + BM / 64 * 128;
 
@@ -150,6 +151,9 @@ template <int BM, int BN, int STAGES> struct SplitK {
     PERSISTENT(layout, a, b, type, C, 224, 128, 224, 4, 2)   \
     PERSISTENT(layout, a, b, type, C, 192, 128, 192, 4, 2)   \
     PERSISTENT(layout, a, b, type, C, 128, 128, 128, 6, 2)   \
+    PERSISTENT(layout, a, b, type, C, 128x256, 128, 256, 4, 1) \
+    PERSISTENT(layout, a, b, type, C, 128x192, 128, 192, 4, 1) \
+    PERSISTENT(layout, a, b, type, C, 128x128, 128, 128, 6, 1) \
     PERSISTENT(layout, a, b, type, C, 64x128, 64, 128, 8, 1) \
     PERSISTENT(layout, a, b, type, C, 64x64, 64, 64, 12, 1)  \
     SPLIT(layout, a, b, type, C, 64, 128, 8)                 \

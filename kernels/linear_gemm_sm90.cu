@@ -4,13 +4,13 @@
 //
 // A thread loads: the copy engine fills a ring of stages of 128 rows of the weight and the tokens by 64 inputs. Two
 // warpgroups compute, 64 rows each; they decode the codes of a stage while the products of the one before are under way.
-// As many blocks as fit at once take tile after tile, in pairs that share their tokens.
+// As many blocks as fit at once take tile after tile, each by itself: pairs of blocks that shared their tokens waited for
+// each other at every stage, which cost more than the tokens do out of L2.
 //
 // Budget, 256 tokens: 128 registers a thread for sums, 32 for two steps' left sides, of 240. Shared memory: four stages of
 // 36 KB, 64 KB for the table of all pairs of codes, in float so that a product with the absmax is rounded once, and 8 KB a
 // warpgroup for what it sends: all there is, one block a multiprocessor.
 #include "kernel.cuh"
-#include "ptx/cluster.cuh"
 #include "ptx/tma.cuh"
 #include "ptx/warpgroup.cuh"
 #include "ptx/wgmma.cuh"
@@ -19,7 +19,7 @@
 #include "tile/schedule.cuh"
 
 constexpr int ROWS = 128, DEPTH = KIUNGO_NF4_BLOCK;
-constexpr int CONSUMERS = ROWS / 64 * 128, SHARES = 2, STAGES = 4;
+constexpr int CONSUMERS = ROWS / 64 * 128, STAGES = 4;
 
 template <int TOKENS, bool DOUBLE> struct Nf4Gemm {
     using X = OperandTile<TOKENS, true>;
@@ -55,23 +55,23 @@ template <int TOKENS, bool DOUBLE> struct Nf4Gemm {
     };
 
     // Calls work(row0, token0) for each tile of this block.
-    template <class Work> static __device__ __forceinline__ void each_tile(const Nf4LinearParams& p, uint32_t rank, Work work) {
-        const uint32_t down = (p.n + SHARES * ROWS - 1) / (SHARES * ROWS), across = (p.m + TOKENS - 1) / TOKENS;
-        for (uint32_t i = blockIdx.x / SHARES; i < down * across; i += gridDim.x / SHARES) {
+    template <class Work> static __device__ __forceinline__ void each_tile(const Nf4LinearParams& p, Work work) {
+        const uint32_t down = (p.n + ROWS - 1) / ROWS, across = (p.m + TOKENS - 1) / TOKENS;
+        for (uint32_t i = blockIdx.x; i < down * across; i += gridDim.x) {
             const TileIndex tile = tile_of(i, down, across);
-            work((tile.m * SHARES + rank) * ROWS, tile.n * TOKENS);
+            work(tile.m * ROWS, tile.n * TOKENS);
         }
     }
 
-    static __device__ __forceinline__ void load(const Nf4GemmSm90Params& p, const Shared& shared, uint32_t rank) {
+    static __device__ __forceinline__ void load(const Nf4GemmSm90Params& p, const Shared& shared) {
         Ring<STAGES> at;
-        each_tile(p.linear, rank, [&](uint32_t row0, uint32_t token0) {
+        each_tile(p.linear, [&](uint32_t row0, uint32_t token0) {
             for (uint32_t k = 0; k < p.linear.k; k += DEPTH, at.advance()) {
                 Barrier* full = &shared.below.full[at.stage];
                 barrier_wait(&shared.below.empty[at.stage], at.parity ^ 1);
                 barrier_arrive_expecting(full, sizeof(Codes) + X::BYTES);
                 tma_load(shared.codes(at.stage), &p.codes, k / 4, row0, full);
-                X::template load<SHARES>(shared.x(at.stage), &p.x, token0, k, full, rank);
+                X::template load<1>(shared.x(at.stage), &p.x, token0, k, full, 0);
             }
         });
     }
@@ -120,8 +120,7 @@ template <int TOKENS, bool DOUBLE> struct Nf4Gemm {
         }
     }
 
-    static __device__ __forceinline__ void compute(const Nf4GemmSm90Params& p, const Shared& shared, const Table& table,
-                                                   uint32_t rank) {
+    static __device__ __forceinline__ void compute(const Nf4GemmSm90Params& p, const Shared& shared, const Table& table) {
         using MyScales = Scales<1, 1, DOUBLE>;
         const uint32_t lane = threadIdx.x % 32, consumer = threadIdx.x / 128 - 1;
         const uint32_t row = consumer * 64 + threadIdx.x / 32 % 4 * 16 + lane / 4;
@@ -129,9 +128,9 @@ template <int TOKENS, bool DOUBLE> struct Nf4Gemm {
         const float offset = DOUBLE ? *reinterpret_cast<const float*>(p.linear.offset) : 0.0f;
         Ring<STAGES> at;
         const auto release = [&](uint32_t stage) {
-            if (lane < SHARES) barrier_arrive_at(&shared.below.empty[stage], lane);
+            if (lane == 0) barrier_arrive(&shared.below.empty[stage]);
         };
-        each_tile(p.linear, rank, [&](uint32_t row0, uint32_t token0) {
+        each_tile(p.linear, [&](uint32_t row0, uint32_t token0) {
             const uint32_t last = p.linear.n - 1;
             typename MyScales::From from[2] = {{p.linear, min(row0 + row, last), 0},
                                                {p.linear, min(row0 + row + 8, last), 0}};
@@ -177,24 +176,22 @@ template <int TOKENS, bool DOUBLE> struct Nf4Gemm {
         if (threadIdx.x == 0) {
             for (int i = 0; i < STAGES; i++) {
                 barrier_init(&shared.below.full[i], 1);
-                barrier_init(&shared.below.empty[i], SHARES * CONSUMERS / 32);
+                barrier_init(&shared.below.empty[i], CONSUMERS / 32);
             }
             barrier_init_fence();
         }
-        table.fill(threadIdx.x, CONSUMERS + 128);
-        if (DOUBLE && threadIdx.x < 256) {
-            shared.below.map[threadIdx.x] = reinterpret_cast<const float*>(p.linear.map)[threadIdx.x];
-        }
-        const uint32_t rank = cluster_rank();
-        cluster_sync();
+        __syncthreads();
         if (threadIdx.x < 128) {
             fewer_registers<24>();
-            if (threadIdx.x == 0) load(p, shared, rank);
+            if (threadIdx.x == 0) load(p, shared);
         } else {
             more_registers<240>();
-            compute(p, shared, table, rank);
+            const uint32_t thread = threadIdx.x - 128;
+            table.fill(thread, CONSUMERS);  // while the first stages are on their way
+            if (DOUBLE) shared.below.map[thread] = reinterpret_cast<const float*>(p.linear.map)[thread];
+            named_barrier(CONSUMERS / 128 + 1, CONSUMERS);
+            compute(p, shared, table);
         }
-        cluster_sync();  // a block may still send to, or arrive at, the other's shared memory
     }
 };
 

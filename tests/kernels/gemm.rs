@@ -5,6 +5,8 @@ use kiungo::ops::gemm::{Layout, gemm, gemm_with_tile};
 const LAYOUTS: [Layout; 3] = [Layout::Nt, Layout::Nn, Layout::Tn];
 const BF16: DType = DType::Bf16;
 const F32: DType = DType::F32;
+/// Names of tiles whose blocks take tile after tile.
+const PERSISTENT: [&str; 9] = ["256", "224", "192", "128", "128x256", "128x192", "128x128", "64x128", "64x64"];
 
 struct Case {
     layout: Layout,
@@ -135,7 +137,7 @@ fn every_hopper_tile_on_odd_shapes() {
         for sizes in [[1usize, 576, 136], [3, 264, 520], [127, 72, 1032], [129, 576, 200], [264, 520, 72]] {
             let sizes = if layout == Layout::Tn { [sizes[0].next_multiple_of(8), sizes[1], sizes[2]] } else { sizes };
             for (ct, accumulate) in outputs().iter().copied() {
-                for tile in ["256", "224", "192", "128", "64x128", "64x64"] {
+                for tile in PERSISTENT {
                     let case = Case { layout, sizes, types: [BF16, BF16, ct], accumulate };
                     check_with(case, &hoppers, Some((tile, 1)));
                 }
@@ -182,7 +184,7 @@ fn results_of_short_tiles_do_not_overtake_each_other() {
             c.to_f32().unwrap()
         };
         let right = run(("split_64x64", 2));
-        for tile in ["256", "224", "192", "128", "64x128", "64x64"] {
+        for tile in PERSISTENT {
             let first = run((tile, 1));
             let close = |(x, y): (&f32, &f32)| (x - y).abs() <= 0.01 * y.abs().max(1.0);
             assert!(first.iter().zip(&right).all(close), "{tile} on {device}");

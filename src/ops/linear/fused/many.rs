@@ -21,42 +21,38 @@ pub struct Many {
 }
 
 const MANY: [Many; 2] = [
-    Many { tokens: 256, step: 0.73, names: names!("linear_gemm_sm90", 256) },
-    Many { tokens: 128, step: 0.42, names: names!("linear_gemm_sm90", 128) },
+    Many { tokens: 256, step: 0.72, names: names!("linear_gemm_sm90", 256) },
+    Many { tokens: 128, step: 0.45, names: names!("linear_gemm_sm90", 128) },
 ];
-/// Blocks of a cluster, which share their tokens.
-const SHARES: usize = 2;
 const MANY_THREADS: u32 = 384;
 /// Stages above the table, with the codes of one.
 const MANY_STAGES_ABOVE: usize = 3;
 
 impl Many {
-    /// Pairs of tiles.
-    fn pairs(&self, rows: usize, outputs: usize) -> usize {
-        outputs.div_ceil(SHARES * ROWS) * rows.div_ceil(self.tokens)
+    fn tiles(&self, rows: usize, outputs: usize) -> usize {
+        outputs.div_ceil(ROWS) * rows.div_ceil(self.tokens)
     }
 
     /// Microseconds of a product, by a model like that of [`tiles`].
     fn time(&self, multiprocessors: usize, [rows, outputs, inputs]: [usize; 3]) -> f64 {
         const START: f64 = 6.0;
         const TILE: f64 = 2.0;
-        let waves = self.pairs(rows, outputs).div_ceil(multiprocessors / SHARES);
+        let waves = self.tiles(rows, outputs).div_ceil(multiprocessors);
         START + waves as f64 * (inputs.div_ceil(BLOCK) as f64 * self.step + TILE)
     }
 
     pub fn launch(&self, multiprocessors: usize, double: bool, linear: Nf4LinearParams) -> Launch {
         let Nf4LinearParams { x, codes, y, m, n, k, .. } = linear;
         let [rows, outputs, inputs] = [m, n, k].map(|x| x as usize);
-        let blocks = self.pairs(rows, outputs).min(multiprocessors / SHARES) * SHARES;
+        let blocks = self.tiles(rows, outputs).min(multiprocessors);
         let map = |address, shape, block| TensorMap { address, shape, block };
         let shared =
             BELOW_TABLE + TABLE_BYTES + MANY_STAGES_ABOVE * self.tokens * BLOCK * DType::Bf16.size() + ROWS * BLOCK / 2;
         let params = Nf4GemmSm90Params { linear, ..Default::default() };
         Launch::new("linear_gemm_sm90", self.names.of(double), [blocks as u32, 1, 1], MANY_THREADS, params)
             .shared(shared as u32)
-            .cluster(SHARES as u32)
             .tensor_map(offset_of!(Nf4GemmSm90Params, codes), map(codes, [outputs, inputs / 4], [ROWS, BLOCK / 4]))
-            .tensor_map(offset_of!(Nf4GemmSm90Params, x), map(x, [rows, inputs], [self.tokens / SHARES, BLOCK]))
+            .tensor_map(offset_of!(Nf4GemmSm90Params, x), map(x, [rows, inputs], [self.tokens, BLOCK]))
             .tensor_map(offset_of!(Nf4GemmSm90Params, y), map(y, [rows, outputs], [64, 64]))
     }
 }
