@@ -193,7 +193,8 @@ impl Train {
             let blocks: Vec<usize> = (plan.prefix..plan.blocks).collect();
             println!("note: the 4-bit weights of {} are held in bf16, dequantised once", blocks_in_words(&blocks));
         }
-        let Trained { history, collapse, seconds, stands } = self.steps(prepared, &gauge, &mut trainer, folder, resumed)?;
+        let Trained { history, collapse, seconds, stands } =
+            self.steps(prepared, &gauge, &mut trainer, folder, resumed)?;
         let Some(before) = before else { return Ok(()) };
 
         let hash = trainer.hash()?;
