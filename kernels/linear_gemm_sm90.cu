@@ -4,8 +4,8 @@
 //
 // A thread loads: the copy engine fills a ring of stages of 128 rows of the weight and the tokens by 64 inputs. Two
 // warpgroups compute, 64 rows each; they decode the codes of a stage while the products of the one before are under way.
-// As many blocks as fit at once take tile after tile, each by itself: pairs of blocks that shared their tokens waited for
-// each other at every stage, which cost more than the tokens do out of L2.
+// As many blocks as fit at once take tile after tile, each by itself: in pairs that shared their tokens they took 2 to 8 %
+// longer.
 //
 // Budget, 256 tokens: 128 registers a thread for sums, 32 for two steps' left sides, of 240. Shared memory: four stages of
 // 36 KB, 64 KB for the table of all pairs of codes, in float so that a product with the absmax is rounded once, and 8 KB a
