@@ -1,8 +1,7 @@
 //! Times the ops: on a GPU at the shapes of Llama 3 8B, without one the CPU references at small shapes.
 //!
-//! `cargo bench` runs all, `cargo bench -- gemm` one op, `-- --json FILE` also writes the table as JSON (rows of other ops that
-//! the file has stay), `-- --peers FILE`
-//! puts beside it what others took, as `benches/peers/peers.py --json FILE` measured on the same GPU, and `-- --profile`
+//! `cargo bench` runs all, `cargo bench -- gemm` one op, `-- --json FILE` also writes the table as JSON, where rows of other
+//! ops that the file has stay, `-- --peers FILE` puts beside it what others took, as `benches/peers/peers.py --json FILE` measured on the same GPU, and `-- --profile`
 //! lists the launches of whole steps with their times. `load` reads a checkpoint: `-- load --checkpoint DIR`, where
 //! `kiungo random --model llama-3-8b --output DIR` writes one.
 //! Method: standard normal data, caches flushed before every run by reading, CUDA events, the median of 21 runs; what takes
@@ -28,6 +27,10 @@ fn main() -> anyhow::Result<()> {
                 Some(path) => serde_json::from_str(&std::fs::read_to_string(path)?)?,
                 None => vec![],
             };
+            let before = match &arguments.json {
+                Some(path) if path.exists() => rows_of(path)?,
+                _ => vec![],
+            };
             if peers.is_empty() {
                 println!("without peers: see benches/peers/README.md");
             }
@@ -41,7 +44,7 @@ fn main() -> anyhow::Result<()> {
             }
             print!("{}", table(&bench));
             if let Some(path) = &arguments.json {
-                write(path, &bench, &arguments)?;
+                write(path, &before, &bench, &arguments)?;
             }
         }
         Err(why) => {
@@ -54,16 +57,17 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the rows; those that the file has of ops that were not asked for stay.
-fn write(path: &Path, bench: &Bench, arguments: &Arguments) -> anyhow::Result<()> {
+fn rows_of(path: &Path) -> anyhow::Result<Vec<Value>> {
+    let text = std::fs::read(path).with_context(|| path.display().to_string())?;
+    serde_json::from_slice(&text).with_context(|| format!("{}: no rows", path.display()))
+}
+
+/// Writes the rows; those from before stay where they are of ops that were not asked for.
+fn write(path: &Path, before: &[Value], bench: &Bench, arguments: &Arguments) -> anyhow::Result<()> {
     // `adamw linear` is of `adamw`.
     let is_of = |row: &Value, op: &str| row["op"].as_str().is_some_and(|name| name.split(' ').next() == Some(op));
-    let before: Vec<Value> = match std::fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text).with_context(|| format!("{}: no rows", path.display()))?,
-        Err(_) => vec![],
-    };
     let new: Vec<Value> = bench.rows().iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
-    let rows = |op| if arguments.wants(op) { &new } else { &before };
+    let rows = |op| if arguments.wants(op) { &new[..] } else { before };
     let all: Vec<&Value> = ops::ALL.iter().flat_map(|&(op, _)| rows(op).iter().filter(move |r| is_of(r, op))).collect();
     Ok(std::fs::write(path, serde_json::to_string_pretty(&all)?)?)
 }

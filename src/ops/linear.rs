@@ -191,6 +191,12 @@ pub fn backward_input(dy: &Tensor, weight: &Weight, dx: &mut Tensor, accumulate:
 /// [`backward_input`]. On a Hopper GPU two dense layers of many tokens are one product, as are up to three layers in 4 bits of
 /// few tokens, rounded once.
 pub fn backward_inputs(layers: &[(&Tensor, &Weight)], dx: &mut Tensor) -> Result {
+    let check = Check::new("linear backward", dx);
+    for (dy, weight) in layers {
+        let (outputs, inputs) = weight.check(&check)?;
+        check.tensor("dx", dx, &[dx.rows(), inputs], FLOAT)?;
+        check.tensor("dy", dy, &[dx.rows(), outputs], Allowed::Only(dx.dtype()))?;
+    }
     let (mut left, mut accumulate) = (layers, false);
     if backward_together(layers, dx)? {
         return Ok(());
@@ -209,32 +215,22 @@ pub fn backward_inputs(layers: &[(&Tensor, &Weight)], dx: &mut Tensor) -> Result
 
 /// All layers in one product, where they are in 4 bits; false where there is none.
 fn backward_together(layers: &[(&Tensor, &Weight)], dx: &mut Tensor) -> Result<bool> {
-    let check = Check::new("linear backward", dx);
     let mut together = vec![];
     for (dy, weight) in layers {
-        let (outputs, inputs) = weight.check(&check)?;
-        check.tensor("dx", dx, &[dx.rows(), inputs], FLOAT)?;
-        check.tensor("dy", dy, &[dx.rows(), outputs], Allowed::Only(dx.dtype()))?;
         let Weight::Nf4(weight) = weight else { return Ok(false) };
         together.push((weight, *dy));
     }
-    let Device::Cuda(gpu) = check.device() else { return Ok(false) };
-    let Some(launches) = fused::backward_inputs(gpu, &together, dx)? else { return Ok(false) };
+    let Device::Cuda(gpu) = dx.device() else { return Ok(false) };
+    let Some(launches) = fused::backward_inputs(&gpu, &together, dx)? else { return Ok(false) };
     launches.iter().try_for_each(|launch| gpu.launch(launch))?;
     Ok(true)
 }
 
 /// Both in one launch; false where there is none.
 fn backward_two(first: (&Tensor, &Weight), second: (&Tensor, &Weight), dx: &mut Tensor) -> Result<bool> {
-    let check = Check::new("linear backward", dx);
-    for (dy, weight) in [first, second] {
-        let (outputs, inputs) = weight.check(&check)?;
-        check.tensor("dx", dx, &[dx.rows(), inputs], FLOAT)?;
-        check.tensor("dy", dy, &[dx.rows(), outputs], Allowed::Only(dx.dtype()))?;
-    }
     let ((dy, Weight::Dense(w)), (more_dy, Weight::Dense(more_w))) = (first, second) else { return Ok(false) };
-    let Device::Cuda(gpu) = check.device() else { return Ok(false) };
-    let Some(launch) = gemm::cuda::two(gpu, [dy, more_dy], [w, more_w], dx)? else { return Ok(false) };
+    let Device::Cuda(gpu) = dx.device() else { return Ok(false) };
+    let Some(launch) = gemm::cuda::two(&gpu, [dy, more_dy], [w, more_w], dx)? else { return Ok(false) };
     gpu.launch(&launch)?;
     Ok(true)
 }

@@ -29,6 +29,8 @@ const KERNELS: [Kernel; 6] = [
 ];
 /// Of the weight a block of threads.
 const OUTPUTS: usize = 128;
+/// Layers of one x in a launch.
+pub const LAYERS: usize = KIUNGO_NF4_LAYERS as usize;
 /// Bytes of a tensor map.
 pub const MAP_SIZE: usize = size_of::<crate::ops::params::TensorMap>();
 /// Stages begin at multiples of this, as swizzled lines do.
@@ -41,9 +43,6 @@ pub fn around_table(stages: usize, bytes: usize) -> u32 {
     let above = stages.saturating_sub(BELOW_TABLE / bytes);
     (BELOW_TABLE + TABLE_BYTES + above * bytes + MAP_BYTES + stages * 2 * 8) as u32
 }
-
-/// Layers of one x in a launch.
-pub const LAYERS: usize = KIUNGO_NF4_LAYERS as usize;
 
 /// `y = x W^T` of up to [`LAYERS`] layers of one x and one kind of scales; None for more tokens than a kernel takes, and of
 /// several layers where they are more than all multiprocessors take at once.
