@@ -1,24 +1,20 @@
 // AdamW with 8-bit moments on the weight of a linear layer, whose gradient dy^T x is never in memory: 8 bytes a weight cross
 // it where a gradient written and read makes them 12. Few tokens: all of them stand in shared memory at once.
 //
-// A tile is 8 rows of the weight by one block of 128 moments, and a warp has it alone: mma.sync with the columns as rows of
-// its result leaves the gradient in the registers in which the update needs it. Columns of x are permuted when they come to
-// shared memory, so that a lane's sums belong to twice eight neighbours of two rows, whose weights and moments it reads and
-// writes in vectors. Warps share x and meet only where it changes.
+// A tile is 8 rows of the weight by one block of 128 moments, and a warp has it alone, as adamw_product.cuh says; a lane reads and
+// writes its weights and moments in vectors. Warps share x and meet only where it changes.
 //
 // A block of threads has neighbouring tiles, down a strip of columns and on at the top of the next one; its warps take them in
 // turn, each with its next tile's weights and moments on their way.
 #include "kernel.cuh"
 #include "ptx/cp_async.cuh"
-#include "ptx/mma.cuh"
 #include "tile/adamw_8bit.cuh"
+#include "tile/adamw_product.cuh"
 
 constexpr int WARPS = KIUNGO_ADAMW_LINEAR_WARPS, THREADS = WARPS * 32;
 constexpr int ROWS = KIUNGO_ADAMW_LINEAR_ROWS, COLUMNS = KIUNGO_ADAMW_BLOCK;
 constexpr int STRIPS = 2;  // whose part of x a block has at once
-// Of a line of x: the eight lines that ldmatrix reads at once lie on different banks.
-constexpr int PITCH = COLUMNS + 8;
-static_assert(ROWS == 8 && COLUMNS == 128, "a lane has 16 columns of two rows");
+static_assert(ROWS == ADAMW_ROWS && COLUMNS == 128, "a lane has 16 columns of two rows");
 static_assert(KIUNGO_ADAMW_LINEAR_TOKEN == (STRIPS * PITCH + 2 * WARPS * ROWS) * sizeof(bf16), "params.h");
 
 // The operands in shared memory: strips of x [depth, PITCH], then for each warp two tiles of dy [depth, 8]; lines beyond the
@@ -33,29 +29,9 @@ struct Operands {
         return shared + depth * (STRIPS * PITCH + (threadIdx.x / 32 * 2 + which) * ROWS);
     }
 
-    // Strips first..first + count, by the whole block. Column 64 s + 8 g + i goes to 16 i + 8 s + g.
+    // Strips first..first + count, by the whole block.
     __device__ __forceinline__ void copy_x(uint32_t first, uint32_t count) const {
-        constexpr uint32_t CHUNKS = COLUMNS / 8, BATCH = 4;
-        const uint32_t all = count * depth * CHUNKS;
-#pragma unroll 1
-        for (uint32_t at = threadIdx.x; at < all; at += BATCH * THREADS) {
-            uint4 eights[BATCH];
-#pragma unroll
-            for (uint32_t k = 0; k < BATCH; k++) {
-                const uint32_t i = at + k * THREADS, line = i / CHUNKS % depth, strip = first + i / CHUNKS / depth;
-                const bf16* from = reinterpret_cast<const bf16*>(p.x) + (size_t)line * p.inputs + strip * COLUMNS;
-                eights[k] = i < all && line < p.tokens ? load_16(from + i % CHUNKS * 8) : uint4{};
-            }
-#pragma unroll
-            for (uint32_t k = 0; k < BATCH; k++) {
-                const uint32_t i = at + k * THREADS, chunk = i % CHUNKS;
-                if (i >= all) break;
-                const uint32_t words[4] = {eights[k].x, eights[k].y, eights[k].z, eights[k].w};
-                uint16_t* to = reinterpret_cast<uint16_t*>(shared) + i / CHUNKS * PITCH + chunk / 8 * 8 + chunk % 8;
-#pragma unroll
-                for (int j = 0; j < 8; j++) to[j * 16] = (uint16_t)(words[j / 2] >> j % 2 * 16);
-            }
-        }
+        for (uint32_t i = 0; i < count; i++) copy_strip<THREADS>(x(i), p.x, p.tokens, depth, p.inputs, first + i, threadIdx.x);
     }
     // By this warp, for itself.
     __device__ __forceinline__ void copy_dy(uint32_t tile, uint32_t which) const {
@@ -68,25 +44,9 @@ struct Operands {
         cp_async_commit();
     }
 
-    // Of columns 8 g + i and 64 + 8 g + i and rows 2 c and 2 c + 1, lane 4 g + c gets sum[i]: first column, both rows; second.
     __device__ __forceinline__ void multiply(uint32_t strip, uint32_t which, float (&sum)[8][4]) const {
-        const uint32_t lane = threadIdx.x % 32;
-        const bf16 *dy8 = dy(which) + lane * ROWS, *x8 = x(strip) + (lane % 8 + lane / 16 * 8) * PITCH + lane / 8 % 2 * 8;
-#pragma unroll 1
-        for (uint32_t k0 = 0; k0 < depth; k0 += 32, dy8 += 32 * ROWS) {
-            uint32_t rows[4];
-            ldmatrix_x4_trans(rows, dy8);
-#pragma unroll
-            for (int half = 0; half < 2; half++, x8 += 16 * PITCH) {
-                const uint32_t b[2] = {rows[half * 2], rows[half * 2 + 1]};
-#pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    uint32_t a[4];
-                    ldmatrix_x4_trans(a, x8 + i * 16);
-                    mma_m16n8k16_bf16(sum[i], a, b);
-                }
-            }
-        }
+        const bf16* rows = dy(which);
+        ::multiply(sum, x(strip), depth, [&](uint32_t token) { return rows + token * ROWS; });
     }
 };
 

@@ -486,6 +486,51 @@ typedef struct AdamwLinearParams {
     uint32_t unused;
 } AdamwLinearParams;
 
+/* adamw_linear_sm90.cu: layers that read one x, and the gradient of x */
+#define KIUNGO_ADAMW_SM90_LAYERS 3
+#define KIUNGO_ADAMW_SM90_ROWS 32      /* of a stage, by a strip of KIUNGO_ADAMW_BLOCK columns */
+#define KIUNGO_ADAMW_SM90_TOKENS 64
+#define KIUNGO_ADAMW_SM90_STAGES 8
+#define KIUNGO_ADAMW_SM90_STAGE 20480  /* bytes */
+#define KIUNGO_ADAMW_SM90_THREADS 512
+typedef struct AdamwLinearMaps {
+    TensorMap w;   /* bf16 [outputs, inputs] */
+    TensorMap m;   /* bytes, as bf16 [outputs, inputs / 2] */
+    TensorMap v;
+    TensorMap dy;  /* bf16 [tokens, outputs] */
+} AdamwLinearMaps;
+typedef struct AdamwLinearLayer {
+    AdamwParams adamw;  /* as AdamwLinearParams has it; state, status, squares and factors are the first layer's */
+    uint32_t outputs;   /* a multiple of 8 */
+    uint32_t stages;    /* ceil(outputs / KIUNGO_ADAMW_SM90_ROWS) */
+} AdamwLinearLayer;
+/* Whose stages are whose: the first members * strips blocks have the first `upper` of a strip in turn, the others the rest */
+typedef struct AdamwLinearShares {
+    uint32_t strips;    /* of KIUNGO_ADAMW_BLOCK columns */
+    uint32_t height;    /* stages of a strip: those of all layers, below each other */
+    uint32_t upper;
+    uint32_t members;
+    uint32_t extras;
+    uint32_t unused;
+} AdamwLinearShares;
+typedef struct AdamwLinearSm90Params {
+    AdamwLinearMaps maps[KIUNGO_ADAMW_SM90_LAYERS];
+    AdamwLinearLayer layers[KIUNGO_ADAMW_SM90_LAYERS];
+    uint64_t x;         /* bf16 [tokens, inputs]; inputs are a multiple of KIUNGO_ADAMW_BLOCK */
+    uint64_t parts;     /* float [blocks + strips, 64 * 128], as wgmma's sums lie, or 0 */
+    uint32_t tokens;
+    uint32_t inputs;
+    AdamwLinearShares shares;
+    uint32_t unused[18];
+} AdamwLinearSm90Params;
+typedef struct AdamwLinearSumParams {
+    uint64_t parts;
+    uint64_t dx;        /* bf16 [tokens, inputs] */
+    AdamwLinearShares shares;
+    uint32_t tokens;
+    uint32_t inputs;
+} AdamwLinearSumParams;
+
 #define KIUNGO_PAIRS_ROWS 4 /* of a block */
 
 /* pairs.cu: cosines of sources with targets, rows 0..n and n..2n of unit */

@@ -16,6 +16,12 @@ pub const KIUNGO_ADAMW_BLOCK: u32 = 128;
 pub const KIUNGO_ADAMW_LINEAR_ROWS: u32 = 8;
 pub const KIUNGO_ADAMW_LINEAR_WARPS: u32 = 12;
 pub const KIUNGO_ADAMW_LINEAR_TOKEN: u32 = 928;
+pub const KIUNGO_ADAMW_SM90_LAYERS: u32 = 3;
+pub const KIUNGO_ADAMW_SM90_ROWS: u32 = 32;
+pub const KIUNGO_ADAMW_SM90_TOKENS: u32 = 64;
+pub const KIUNGO_ADAMW_SM90_STAGES: u32 = 8;
+pub const KIUNGO_ADAMW_SM90_STAGE: u32 = 20480;
+pub const KIUNGO_ADAMW_SM90_THREADS: u32 = 512;
 pub const KIUNGO_PAIRS_ROWS: u32 = 4;
 pub const KIUNGO_ATTENTION_KEYS: u32 = 128;
 pub const KIUNGO_ATTENTION_PASSING: u32 = 8192;
@@ -539,6 +545,72 @@ pub struct AdamwLinearParams {
     pub outputs: u32,
     pub inputs: u32,
     pub unused: u32,
+}
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct AdamwLinearMaps {
+    pub w: TensorMap,
+    pub m: TensorMap,
+    pub v: TensorMap,
+    pub dy: TensorMap,
+}
+impl Default for AdamwLinearMaps {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct AdamwLinearLayer {
+    pub adamw: AdamwParams,
+    pub outputs: u32,
+    pub stages: u32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct AdamwLinearShares {
+    pub strips: u32,
+    pub height: u32,
+    pub upper: u32,
+    pub members: u32,
+    pub extras: u32,
+    pub unused: u32,
+}
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct AdamwLinearSm90Params {
+    pub maps: [AdamwLinearMaps; 3usize],
+    pub layers: [AdamwLinearLayer; 3usize],
+    pub x: u64,
+    pub parts: u64,
+    pub tokens: u32,
+    pub inputs: u32,
+    pub shares: AdamwLinearShares,
+    pub unused: [u32; 18usize],
+}
+impl Default for AdamwLinearSm90Params {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct AdamwLinearSumParams {
+    pub parts: u64,
+    pub dx: u64,
+    pub shares: AdamwLinearShares,
+    pub tokens: u32,
+    pub inputs: u32,
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]

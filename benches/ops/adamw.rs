@@ -5,7 +5,7 @@ use crate::harness::{Bench, Shape, Work};
 use criterion::Criterion;
 use kiungo::device::Staging;
 use kiungo::device::{DType, Device, Tensor};
-use kiungo::ops::adamw::{self, AdamW, Moments, Precision, Rounding};
+use kiungo::ops::adamw::{self, AdamW, LinearLayer, Moments, Precision, Rounding};
 use kiungo::ops::step::{self, State, Status};
 
 pub fn gpu(bench: &mut Bench) -> anyhow::Result<()> {
@@ -56,6 +56,36 @@ fn linear(bench: &mut Bench) -> anyhow::Result<()> {
                 adamw::update_linear(&state, &status, rounding, &dy, &x, &mut w, &mut moments, None, &mut squares)
             })?;
         }
+    }
+    // With the gradient of x.
+    for (name, outputs, inputs) in [
+        ("q, k, v, dx", &[4096, 1024, 1024][..], 4096),
+        ("o, dx", &[4096], 4096),
+        ("gate, up, dx", &[14336, 14336], 4096),
+        ("down, dx", &[4096], 14336),
+    ] {
+        let shape = Shape { m: 64, n: outputs.iter().sum(), k: inputs };
+        let x = bench.normal(DType::Bf16, &[64, inputs])?;
+        let mut dx = Tensor::zeros(&device, DType::Bf16, &[64, inputs])?;
+        let mut tensors = vec![];
+        for &outputs in outputs {
+            let dy = bench.normal(DType::Bf16, &[64, outputs])?;
+            let w = bench.normal(DType::Bf16, &[outputs, inputs])?;
+            tensors.push((dy, w, Moments::new(&device, Precision::Blocks8, &[outputs, inputs])?));
+        }
+        let len = adamw::update_linear_squares(shape.n * inputs);
+        let mut squares = Tensor::zeros(&device, DType::F32, &[len])?;
+        let held = |(_, w, moments): &(Tensor, Tensor, Moments)| {
+            w.bytes() + moments.tensors().iter().map(|t| t.bytes()).sum::<usize>()
+        };
+        let work = Work::Bytes(2.0 * tensors.iter().map(held).sum::<usize>() as f64);
+        let rounding = Rounding::default();
+        bench.run("adamw linear", name, shape, work, || {
+            let layers =
+                tensors.iter_mut().map(|(dy, w, moments)| LinearLayer { dy, w, moments, copy: None, rounding });
+            let mut layers: Vec<_> = layers.collect();
+            adamw::update_linears(&state, &status, &mut layers, &x, Some(&mut dx), &mut squares)
+        })?;
     }
     Ok(())
 }

@@ -29,11 +29,18 @@ pub enum BlockGradients<'a> {
     },
 }
 
-/// What is done with the gradient of a linear layer's weight instead of keeping it. The weight is not needed any more in the
+/// What is done with the gradients of linear layers' weights instead of keeping them. The weights are not needed any more in the
 /// pass, and may change.
 pub trait LearnLinear {
-    /// The gradient is `dy^T x`.
-    fn learn(&mut self, projection: Projection, weight: &mut Weight, dy: &Tensor, x: &Tensor) -> Result;
+    /// Of layers that read the same x, each with the gradient dy of its output: the gradient of a weight is `dy^T x`. Before they
+    /// change they give `dx`, the sum of all `dy W`, if it is wanted.
+    fn learn(
+        &mut self,
+        layers: &[(Projection, &Tensor)],
+        weights: &mut PerProjection<Weight>,
+        x: &Tensor,
+        dx: Option<&mut Tensor>,
+    ) -> Result;
 }
 
 /// f32 gradients of all of a block's weights.
@@ -82,17 +89,16 @@ impl LinearBackward<'_, '_> {
         mut dx: Option<&mut Tensor>,
         dlow_rank: &mut PerProjection<Tensor>,
     ) -> Result {
+        if let BlockGradients::AtOnce { linear, .. } = &mut self.gradients {
+            return linear.learn(layers, self.weights, x, dx);
+        }
         if let Some(dx) = &mut dx {
             let products: Vec<_> = layers.iter().map(|&(projection, dy)| (dy, &self.weights[projection])).collect();
             linear::backward_inputs(&products, dx)?;
         }
-        for &(projection, dy) in layers {
-            match &mut self.gradients {
-                BlockGradients::Weights(g) => linear::backward_weight(dy, x, &mut g.linear[projection])?,
-                BlockGradients::AtOnce { linear, .. } => {
-                    linear.learn(projection, &mut self.weights[projection], dy, x)?
-                }
-                BlockGradients::Frozen | BlockGradients::Adapters(_) => {}
+        if let BlockGradients::Weights(gradients) = &mut self.gradients {
+            for &(projection, dy) in layers {
+                linear::backward_weight(dy, x, &mut gradients.linear[projection])?;
             }
         }
         let BlockGradients::Adapters(gradients) = &mut self.gradients else { return Ok(()) };

@@ -12,8 +12,8 @@ mod linear;
 mod moments;
 
 pub use linear::{
-    measure_embedding, measure_linear, update_embedding, update_embedding_workspace, update_linear,
-    update_linear_squares, update_linear_workspace,
+    LinearLayer, measure_embedding, measure_linear, update_embedding, update_embedding_workspace, update_linear,
+    update_linear_squares, update_linear_workspace, update_linears,
 };
 pub use moments::{BLOCK, Moments, Precision, Rounding, update, update_from};
 
@@ -119,6 +119,7 @@ pub fn step_from(
 }
 
 /// Where a step's factors stand.
+#[derive(Clone, Copy)]
 enum Source<'a> {
     /// The factors and the step's number.
     Host(Coefficients, u32),

@@ -197,17 +197,32 @@ pub fn backward_inputs(layers: &[(&Tensor, &Weight)], dx: &mut Tensor) -> Result
         check.tensor("dx", dx, &[dx.rows(), inputs], FLOAT)?;
         check.tensor("dy", dy, &[dx.rows(), outputs], Allowed::Only(dx.dtype()))?;
     }
-    let (mut left, mut accumulate) = (layers, false);
     if backward_together(layers, dx)? {
         return Ok(());
     }
+    let dense = layers.iter().map(|(dy, weight)| match weight {
+        Weight::Dense(w) => Some((*dy, w)),
+        Weight::Nf4(_) => None,
+    });
+    if let Some(dense) = dense.collect::<Option<Vec<_>>>() {
+        return backward_dense(&dense, dx);
+    }
+    for (i, (dy, weight)) in layers.iter().enumerate() {
+        backward_input(dy, weight, dx, i > 0)?;
+    }
+    Ok(())
+}
+
+/// [`backward_inputs`] of dense layers.
+pub(super) fn backward_dense(layers: &[(&Tensor, &Tensor)], dx: &mut Tensor) -> Result {
+    let (mut left, mut accumulate) = (layers, false);
     if let [first, second, rest @ ..] = layers
         && backward_two(*first, *second, dx)?
     {
         (left, accumulate) = (rest, true);
     }
-    for (dy, weight) in left {
-        backward_input(dy, weight, dx, accumulate)?;
+    for (dy, w) in left {
+        gemm(Layout::Nn, dy, w, dx, accumulate)?;
         accumulate = true;
     }
     Ok(())
@@ -227,8 +242,7 @@ fn backward_together(layers: &[(&Tensor, &Weight)], dx: &mut Tensor) -> Result<b
 }
 
 /// Both in one launch; false where there is none.
-fn backward_two(first: (&Tensor, &Weight), second: (&Tensor, &Weight), dx: &mut Tensor) -> Result<bool> {
-    let ((dy, Weight::Dense(w)), (more_dy, Weight::Dense(more_w))) = (first, second) else { return Ok(false) };
+fn backward_two((dy, w): (&Tensor, &Tensor), (more_dy, more_w): (&Tensor, &Tensor), dx: &mut Tensor) -> Result<bool> {
     let Device::Cuda(gpu) = dx.device() else { return Ok(false) };
     let Some(launch) = gemm::cuda::two(&gpu, [dy, more_dy], [w, more_w], dx)? else { return Ok(false) };
     gpu.launch(&launch)?;

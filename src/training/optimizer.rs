@@ -7,8 +7,8 @@ use crate::llama::PerProjection;
 use crate::llama::backward::LearnLinear;
 use crate::llama::config::Projection;
 use crate::llama::model::Model;
-use crate::ops::adamw::{self, Moments, Precision, Rounding};
-use crate::ops::linear::Weight;
+use crate::ops::adamw::{self, LinearLayer, Moments, Precision, Rounding};
+use crate::ops::linear::{self, Weight};
 use crate::ops::step::{self, Metrics, State, Status};
 use crate::ops::{OpError, Result, clip};
 
@@ -206,22 +206,37 @@ impl LinearUpdates<'_> {
 }
 
 impl LearnLinear for LinearUpdates<'_> {
-    fn learn(&mut self, projection: Projection, weight: &mut Weight, dy: &Tensor, x: &Tensor) -> Result {
-        let (Some((first, masters)), Weight::Dense(weight)) = (&mut self.block, weight) else {
-            return Err(OpError::Value { op: "step", message: format!("{projection} cannot learn") });
-        };
+    fn learn(
+        &mut self,
+        layers: &[(Projection, &Tensor)],
+        weights: &mut PerProjection<Weight>,
+        x: &Tensor,
+        mut dx: Option<&mut Tensor>,
+    ) -> Result {
         let Optimizer { moments, squares, status, seed, .. } = &mut *self.optimizer;
-        let index = *first + projection as usize;
-        let (w, copy) = match &mut masters[projection] {
-            Some(master) => (master, Some(weight)),
-            None => (weight, None),
-        };
+        let cannot = |what: String| OpError::Value { op: "step", message: format!("{what} cannot learn") };
+        let (first, masters) = self.block.as_mut().ok_or_else(|| cannot("no block".into()))?;
+        if let (Pass::Measure, Some(dx)) = (self.pass, &mut dx) {
+            let products: Vec<_> = layers.iter().map(|&(projection, dy)| (dy, &weights[projection])).collect();
+            linear::backward_inputs(&products, dx)?;
+        }
+        let mut learning = vec![];
+        let each = weights.iter_mut().zip(masters.iter_mut()).zip(&mut moments[*first..]).enumerate();
+        for (i, (((projection, weight), (_, master)), moments)) in each {
+            let Some(place) = layers.iter().position(|(of, _)| *of == projection) else { continue };
+            let Weight::Dense(weight) = weight else { return Err(cannot(projection.to_string())) };
+            let (w, copy) = match master {
+                Some(master) => (master, Some(weight)),
+                None => (weight, None),
+            };
+            let rounding = Rounding { seed: *seed, stream: (*first + i) as u32 };
+            learning.push((place, LinearLayer { dy: layers[place].1, w, moments, copy, rounding }));
+        }
+        learning.sort_by_key(|(place, _)| *place);
+        let mut learning: Vec<_> = learning.into_iter().map(|(_, layer)| layer).collect();
         match self.pass {
-            Pass::Measure => adamw::measure_linear(dy, x, w, &moments[index], squares),
-            Pass::Update => {
-                let rounding = Rounding { seed: *seed, stream: index as u32 };
-                adamw::update_linear(self.state, status, rounding, dy, x, w, &mut moments[index], copy, squares)
-            }
+            Pass::Update => adamw::update_linears(self.state, status, &mut learning, x, dx, squares),
+            Pass::Measure => learning.iter().try_for_each(|l| adamw::measure_linear(l.dy, x, l.w, l.moments, squares)),
         }
     }
 }

@@ -1,7 +1,7 @@
 use super::{LARGE, compare, compare_large};
 use crate::support::{assert_close, fast_gpus, gpus, normal, poisoned_on, rng};
 use kiungo::device::{DType, Device, Staging, Tensor};
-use kiungo::ops::adamw::{self, AdamW, Moments, Precision, Rounding, codes};
+use kiungo::ops::adamw::{self, AdamW, LinearLayer, Moments, Precision, Rounding, codes};
 use kiungo::ops::step::{self, Metrics, State, Status};
 use rand::Rng;
 
@@ -248,6 +248,130 @@ fn matrices_that_learn_at_once_are_those_of_the_cpu() {
         }
         for (tokens, shape) in [(64, [8192, 4096]), (300, [1000, 576])] {
             check(&gpu, true, tokens, shape, blocks8);
+        }
+    }
+}
+
+/// Layers that read one x, and learn together: their outputs, and the gradient of x.
+#[derive(Clone, Debug)]
+struct Together {
+    tokens: usize,
+    inputs: usize,
+    outputs: Vec<usize>,
+    w_type: DType,
+}
+
+impl Together {
+    /// As [`AtOnce::run`]; in every step the gradient of x must be that of the weights before it.
+    fn run(&self, device: &Device) -> (Vec<Vec<f32>>, f64, Vec<Vec<f32>>) {
+        let Together { tokens, inputs, ref outputs, w_type } = *self;
+        let mut rng = rng(tokens as u64);
+        let tensor = |rng: &mut _, dtype, outputs: usize| {
+            Tensor::from_f32(device, dtype, normal(rng, outputs * inputs), &[outputs, inputs]).unwrap()
+        };
+        let mut weights: Vec<_> = outputs.iter().map(|&n| tensor(&mut rng, w_type, n)).collect();
+        let copy = |w: &Tensor| Tensor::from_f32(device, DType::Bf16, w.to_f32().unwrap(), w.shape()).unwrap();
+        let mut copies: Vec<_> = weights.iter().map(|w| (w_type == DType::F32).then(|| copy(w))).collect();
+        let mut moments: Vec<_> =
+            outputs.iter().map(|&n| Moments::new(device, Precision::Blocks8, &[n, inputs]).unwrap()).collect();
+        let (mut state, mut status) = (State::new(device).unwrap(), Status::new(device).unwrap());
+        let mut staging = Staging::new(device, 4, State::BYTES).unwrap();
+        let len = outputs.iter().map(|n| adamw::update_linear_squares(n * inputs)).max().unwrap();
+        let mut squares = Tensor::zeros(device, DType::F32, &[len]).unwrap();
+        let mut gradients = vec![];
+        for (t, loss) in [(1, 0.5), (2, 0.25), (3, f32::INFINITY)] {
+            let x = AtOnce::operand(device, &mut rng, tokens, inputs);
+            let dy: Vec<_> = outputs.iter().map(|&n| AtOnce::operand(device, &mut rng, tokens, n)).collect();
+            let before: Vec<_> =
+                weights.iter().zip(&copies).map(|(w, copy)| copy.as_ref().unwrap_or(w).to_f32().unwrap()).collect();
+            staging.begin();
+            state.set(&mut staging, t, t, AdamW::default().coefficients(t), None).unwrap();
+            step::begin(&Tensor::from_slice(device, &[loss], &[1]).unwrap(), &mut status).unwrap();
+            let mut dx = poisoned_on(device, x.dtype(), &[tokens, inputs]);
+            let each = weights.iter_mut().zip(&mut moments).zip(&mut copies).zip(&dy).enumerate();
+            let mut layers: Vec<_> = each
+                .map(|(i, (((w, moments), copy), dy))| {
+                    let rounding = Rounding { seed: 11, stream: i as u32 };
+                    LinearLayer { dy, w, moments, copy: copy.as_mut(), rounding }
+                })
+                .collect();
+            adamw::update_linears(&state, &status, &mut layers, &x, Some(&mut dx), &mut squares).unwrap();
+            let dy: Vec<_> = dy.iter().map(|dy| dy.to_f32().unwrap()).collect();
+            self.check_gradient(&format!("{self:?} on {device}, step {t}"), &dx, &dy, &before);
+            gradients.push(dx.to_f32().unwrap());
+        }
+        let sum = squares.to_f32().unwrap().into_iter().map(f64::from).sum();
+        let tensors = weights.iter().chain(moments.iter().flat_map(|m| m.tensors())).chain(copies.iter().flatten());
+        (tensors.map(widened).collect(), sum, gradients)
+    }
+
+    /// In f64. A sum in f32 is off by a millionth of what is added up; a result in bf16 is rounded, and where a second product
+    /// is added to a rounded first one, twice or thrice.
+    fn check_gradient(&self, what: &str, dx: &Tensor, dy: &[Vec<f32>], weights: &[Vec<f32>]) {
+        let rounding = if dx.dtype() == DType::Bf16 { 2f64.powi(-9) * dy.len() as f64 } else { 0.0 };
+        let inputs = self.inputs;
+        for (token, row) in dx.to_f32().unwrap().chunks(inputs).enumerate() {
+            let (mut sums, mut sizes) = (vec![0.0; inputs], vec![0.0; inputs]);
+            for ((dy, w), &outputs) in dy.iter().zip(weights).zip(&self.outputs) {
+                for (w, &dy) in w.chunks(inputs).zip(&dy[token * outputs..]) {
+                    for (column, &w) in w.iter().enumerate() {
+                        let product = f64::from(dy) * f64::from(w);
+                        sums[column] += product;
+                        sizes[column] += product.abs();
+                    }
+                }
+            }
+            for (column, &found) in row.iter().enumerate() {
+                let (expected, bound) = (sums[column], sizes[column] * (1e-6 + rounding));
+                let right = (f64::from(found) - expected).abs() <= bound;
+                assert!(right, "{what}: dx[{token}, {column}] is {found}, expected {expected} within {bound}");
+            }
+        }
+    }
+
+    fn check(self, gpu: &Device) {
+        let ((expected, norm, _), (found, found_norm, gradients)) = (self.run(&Device::Cpu), self.run(gpu));
+        assert!(self.run(gpu) == (found.clone(), found_norm, gradients), "{self:?} on {gpu}: a second run");
+        assert!((found_norm / norm - 1.0).abs() < 1e-5, "{self:?} on {gpu}: squares {found_norm}, expected {norm}");
+        for (i, (expected, found)) in expected.iter().zip(&found).enumerate() {
+            let what = format!("{self:?} on {gpu}, output {i}");
+            let layers = self.outputs.len();
+            if i >= layers && i < layers * 5 {
+                let first = expected.iter().zip(found).position(|(e, f)| e.to_bits() != f.to_bits());
+                assert!(first.is_none(), "{what}: moments differ first at {first:?} of {}", found.len());
+            } else {
+                let bound = if self.w_type == DType::F32 && i < layers { 1e-6 } else { 1e-3 };
+                assert_close(&what, found, expected, bound);
+            }
+        }
+    }
+}
+
+#[test]
+fn layers_of_one_x_learn_and_give_its_gradient() {
+    let check = |gpu: &Device, tokens, inputs, outputs: &[usize]| {
+        for w_type in FLOATS {
+            Together { tokens, inputs, outputs: outputs.to_vec(), w_type }.check(gpu);
+        }
+    };
+    for gpu in gpus() {
+        for (tokens, inputs, outputs) in
+            [(1, 128, &[8][..]), (33, 384, &[104, 24]), (64, 640, &[40, 8, 200]), (5, 250, &[16]), (70, 256, &[7, 9])]
+        {
+            check(&gpu, tokens, inputs, outputs);
+        }
+    }
+    for gpu in fast_gpus() {
+        // Blocks that divide among strips and that do not; more strips than blocks; more tokens than one pass takes.
+        for (tokens, inputs, outputs) in [
+            (64, 4096, &[1024, 256, 256][..]),
+            (64, 14336, &[512]),
+            (17, 1536, &[1000, 1000]),
+            (60, 5632, &[2048]),
+            (9, 17920, &[64]),
+            (65, 4096, &[256, 256]),
+        ] {
+            check(&gpu, tokens, inputs, outputs);
         }
     }
 }

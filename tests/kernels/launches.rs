@@ -188,6 +188,7 @@ fn all_weights() {
         &[
             "adamw_8bit",
             "adamw_linear",
+            "adamw_linear_sm90",
             "adamw",
             "gemm_sm90",
             "gemm_sm80",

@@ -81,6 +81,10 @@ fn products_run_on_tensor_cores_and_copies_are_wide() {
                 "linear_backward" => &["HMMA.16816.F32.BF16", "LDGSTS.E.BYPASS."],
                 "linear" => &["HMMA.16816.F32.BF16"],
                 "linear_few" => &["HMMA.16816.F32.BF16", "LDG.E.128", "LDGSTS.E.BYPASS.128"],
+                "adamw_linear_sm90" if name == "adamw_linear_dx_sum" => &["LDG.E.128"],
+                "adamw_linear_sm90" => {
+                    &["HGMMA.64x128x16", "UTMALDG.2D", "SYNCS", "HMMA.16816.F32.BF16", "LDSM.16", "STG.E.128"]
+                }
                 "adamw_linear" if name == "adamw_linear_squares" => &["HMMA.16816.F32.BF16", "LDSM.16"],
                 "adamw_linear" => &["HMMA.16816.F32.BF16", "LDSM.16", "LDG.E.128", "STG.E.128"],
                 "embedding" if name.contains("one_hot") => &["STG.E.128"],
