@@ -14,8 +14,8 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
-/// Kernels are launched one by one, and start one after another, where KIUNGO_IN_ORDER is set: compute-sanitizer has lost track
-/// of those in a graph, or that start earlier.
+/// Kernels are launched one by one, and start one after another, where KIUNGO_IN_ORDER is set, and copies are waited for:
+/// compute-sanitizer has lost track of kernels in a graph or that start earlier, and of what copies under way write.
 static IN_ORDER: LazyLock<bool> = LazyLock::new(|| std::env::var_os("KIUNGO_IN_ORDER").is_some());
 
 /// A stream of a CUDA device, and the kernels that are loaded in its context.
@@ -144,6 +144,11 @@ impl Driver {
         self.capability == HOPPER && !*IN_ORDER
     }
 
+    /// Waits for what was just begun, if that is asked for.
+    fn settle(&self) -> Result<(), DeviceError> {
+        if *IN_ORDER { self.stream.synchronize().map_err(|e| failed("cuStreamSynchronize", e)) } else { Ok(()) }
+    }
+
     fn bind(&self) -> Result<(), DeviceError> {
         self.stream.context().bind_to_thread().map_err(|e| failed("cuCtxSetCurrent", e))
     }
@@ -255,8 +260,7 @@ impl Executor for Driver {
         // SAFETY: the caller owns both ranges.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
             .map_err(|e| failed(format!("copy of {bytes} bytes on the device"), e))?;
-        // Or the tool may look at where it came from when that has been freed.
-        if *IN_ORDER { self.synchronize() } else { Ok(()) }
+        self.settle()
     }
 
     fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<(), DeviceError> {
@@ -266,7 +270,8 @@ impl Executor for Driver {
         }
         // SAFETY: the caller owns the range.
         unsafe { result::memset_d8_async(at, byte, bytes, self.stream.cu_stream()) }
-            .map_err(|e| failed(format!("fill of {bytes} bytes"), e))
+            .map_err(|e| failed(format!("fill of {bytes} bytes"), e))?;
+        self.settle()
     }
 
     fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
@@ -334,7 +339,8 @@ impl Executor for Driver {
         // SAFETY: the caller owns both ranges, and `from` is pinned: it is read when the stream comes to it.
         unsafe { sys::cuMemcpyHtoDAsync_v2(to, from as *const c_void, bytes, self.stream.cu_stream()) }
             .result()
-            .map_err(|e| failed(format!("copy of {bytes} pinned bytes to the device"), e))
+            .map_err(|e| failed(format!("copy of {bytes} pinned bytes to the device"), e))?;
+        self.settle()
     }
 
     fn mark(&self) -> Result<Mark, DeviceError> {
