@@ -120,6 +120,7 @@ struct Block {
     Shares shares;
     unsigned char* shared;
     Barrier *full, *empty;
+    double* squares;  // of each warp that learns
 
     __device__ __forceinline__ Stage stage(const Ring<STAGES>& at) const { return {shared + at.stage * Stage::BYTES}; }
     __device__ __forceinline__ bf16* x() const { return reinterpret_cast<bf16*>(shared + STAGES * Stage::BYTES); }
@@ -213,7 +214,7 @@ struct Rows {
 };
 
 // The others.
-__device__ __forceinline__ void learn(const Block& block, const AdamwStep& step, float& squares) {
+__device__ __forceinline__ void learn(const Block& block, const AdamwStep& step) {
     const AdamwLinearSm90Params& p = block.p;
     const uint32_t warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, depth = (p.tokens + 31) / 32 * 32;
     uint32_t turn = threadIdx.x / 128 - 1;  // stages until this team's
@@ -228,6 +229,7 @@ __device__ __forceinline__ void learn(const Block& block, const AdamwStep& step,
         return;
     }
     const BlockFactors factors(step);
+    float squares = 0.0f;
     ahead.skip(turn);
     Rows next(p, ahead);
     bool fresh = true;
@@ -266,12 +268,22 @@ __device__ __forceinline__ void learn(const Block& block, const AdamwStep& step,
             if (rows.inside) update(adamw, step, factors, squares, i, now[row], g, Whole());
         }
     }
+    float* sum = reinterpret_cast<float*>(p.layers[0].adamw.squares);
+    if (!sum) return;
+    const double of_warp = warp_sum((double)squares);
+    if (lane == 0) block.squares[threadIdx.x / 32 - 4] = of_warp;
+    named_barrier(1, LEARNERS);
+    if (threadIdx.x > 128) return;
+    double all = 0.0;
+    for (int i = 0; i < LEARNERS / 32; i++) all += block.squares[i];
+    sum[blockIdx.x] += (float)all;
 }
 
 KERNEL(adamw_linear_bf16_sm90, AdamwLinearSm90Params, THREADS, 1) {
     DYNAMIC_SHARED(unsigned char, shared);
     __shared__ Barrier barriers[2 * STAGES];
-    const Block block{p, {p.shares}, shared, barriers, barriers + STAGES};
+    __shared__ double squares[LEARNERS / 32];
+    const Block block{p, {p.shares}, shared, barriers, barriers + STAGES, squares};
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
             barrier_init(&block.full[i], 1);
@@ -280,13 +292,8 @@ KERNEL(adamw_linear_bf16_sm90, AdamwLinearSm90Params, THREADS, 1) {
         barrier_init_fence();
     }
     __syncthreads();
-    float squares = 0.0f;
-    if (threadIdx.x < 128) {
-        pass_back(block);
-    } else {
-        learn(block, adamw_step(p.layers[0].adamw), squares);
-    }
-    add_squares(p.layers[0].adamw, squares);
+    if (threadIdx.x < 128) pass_back(block);
+    else learn(block, adamw_step(p.layers[0].adamw));
 }
 
 // dx [tokens, inputs], of what each block has left: threads have the elements that the first warpgroup's had. A block a quarter of a

@@ -14,8 +14,8 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
-/// Kernels are launched one by one, and start one after another, where KIUNGO_IN_ORDER is set, and copies are waited for:
-/// compute-sanitizer has lost track of kernels in a graph or that start earlier, and of what copies under way write.
+/// Where KIUNGO_IN_ORDER is set all handles share a stream, and what is begun there is waited for: compute-sanitizer has lost track
+/// of kernels in a graph or that start earlier, and of what copies under way and other streams write.
 static IN_ORDER: LazyLock<bool> = LazyLock::new(|| std::env::var_os("KIUNGO_IN_ORDER").is_some());
 
 /// A stream of a CUDA device, and the kernels that are loaded in its context.
@@ -180,7 +180,10 @@ impl Executor for Driver {
     }
 
     fn beside(&self) -> Result<Box<dyn Executor>, DeviceError> {
-        let stream = self.stream.context().new_stream().map_err(|e| failed("cuStreamCreate", e))?;
+        let stream = match *IN_ORDER {
+            true => self.stream.clone(),
+            false => self.stream.context().new_stream().map_err(|e| failed("cuStreamCreate", e))?,
+        };
         Ok(Box::new(Driver::beside(self, stream)?))
     }
 
@@ -312,7 +315,8 @@ impl Executor for Driver {
         // the op that made the launch has checked every shape behind its addresses.
         unsafe { sys::cuLaunchKernelEx(&config, function.handle, arguments.as_mut_ptr(), std::ptr::null_mut()) }
             .result()
-            .map_err(|e| failed(recent::in_words(launch), e))
+            .map_err(|e| failed(recent::in_words(launch), e))?;
+        self.settle()
     }
 
     fn allocate_pinned(&self, bytes: usize) -> Result<[u64; 2], DeviceError> {
