@@ -52,16 +52,15 @@ template <int ROWS, int DEPTH, bool K_MAJOR> struct Factor {
     }
 };
 
-// Zeroes what dropout drops of eight neighbours; the others are scaled when all is summed.
-__device__ __forceinline__ uint4 drop(uint4 eight, const DropoutParams& dropout, uint64_t index) {
-    if (dropout.threshold == 0) return eight;
+// Which of eight neighbours dropout keeps, a bit each.
+__device__ __forceinline__ uint32_t eight_kept(const DropoutParams& dropout, uint64_t index) {
+    return dropout_kept(dropout, index / 4) | dropout_kept(dropout, index / 4 + 1) << 4;
+}
+// The others become zero; what is kept is scaled when all is summed.
+__device__ __forceinline__ uint4 drop(uint4 eight, uint32_t kept) {
     uint32_t* pairs = &eight.x;
 #pragma unroll
-    for (int quad = 0; quad < 2; quad++) {
-        const uint32_t kept = dropout_kept(dropout, index / 4 + quad);
-        pairs[quad * 2] &= (kept & 1 ? 0xffffu : 0) | (kept & 2 ? 0xffff0000u : 0);
-        pairs[quad * 2 + 1] &= (kept & 4 ? 0xffffu : 0) | (kept & 8 ? 0xffff0000u : 0);
-    }
+    for (int i = 0; i < 4; i++) pairs[i] &= (kept >> 2 * i & 1 ? 0xffffu : 0) | (kept >> 2 * i & 2 ? 0xffff0000u : 0);
     return eight;
 }
 
@@ -77,13 +76,16 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
     using Right = Factor<RANKS, DEPTH, FACTOR_K_MAJOR>;
     static constexpr int ROWS = 64, CHUNKS = ROWS * DEPTH / 8 / THREADS;
 
+    static_assert(CHUNKS * 8 <= 32, "bits of kept");
+
     struct Stage {
         uint4 left[CHUNKS];
         float right[Right::EACH];
+        uint32_t kept;  // of left
     };
 
-    static __device__ __forceinline__ void load(Stage& stage, const LoraThinJob& p, uint32_t m0, uint32_t r0,
-                                                uint32_t k0) {
+    static __device__ __forceinline__ void load(Stage& stage, const LoraThinJob& p, const DropoutParams& dropout, uint32_t m0,
+                                                uint32_t r0, uint32_t k0) {
         const uint32_t lines = M_MAJOR ? p.k : p.m, columns = M_MAJOR ? p.m : p.k;
         const uint32_t line0 = M_MAJOR ? k0 : m0, column0 = M_MAJOR ? m0 : k0;
 #pragma unroll
@@ -98,6 +100,14 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
         for (int i = 0; i < Right::EACH; i++) {
             stage.right[i] = Right::load(i, reinterpret_cast<const float*>(p.right), p.n, p.k, r0, k0);
         }
+        // Drawn while those are on their way. A loop: most launches are over before so much code, unrolled, has come to the
+        // multiprocessor.
+        stage.kept = dropout.threshold == 0 ? UINT32_MAX : 0;
+#pragma unroll 1
+        for (int i = 0; i < CHUNKS && dropout.threshold; i++) {
+            const int at = threadIdx.x + i * THREADS;
+            stage.kept |= eight_kept(dropout, (uint64_t)(line0 + at / 8) * columns + column0 + at % 8 * 8) << 8 * i;
+        }
     }
 
     static __device__ __forceinline__ void run(const LoraThinJob& p, uint32_t block, ThinShared<RANKS>& shared) {
@@ -111,55 +121,85 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
         const int warp_row = threadIdx.x / 32 * 16;
         float sum[RANKS / 8][4] = {};
         Stage stage;
-        if (first < last) load(stage, p, m0, r0, first * DEPTH);
-        for (uint32_t step = first; step < last; step++) {
+        // One place to load and one to store: of few tokens a block has a step or two, and its code comes with them.
+        for (uint32_t step = first; step <= last; step++) {
+            if (step < last) load(stage, p, dropout, m0, r0, step * DEPTH);
+            if (step > first) {  // the step before
+#pragma unroll(RANKS < 64 ? DEPTH / 16 : 1)  // else registers do not suffice
+                for (int k = 0; k < DEPTH; k += 16) {
+                    uint32_t a[4];
+                    fragment_a<Activations, !M_MAJOR>(a, left, warp_row, k);
+#pragma unroll
+                    for (int j = 0; j < RANKS / 16; j++) {
+                        uint32_t high[2][2], low[2][2];
+                        right.fragments(high, low, j * 16, k);
+#pragma unroll
+                        for (int half = 0; half < 2; half++) {
+                            mma_m16n8k16_bf16(sum[j * 2 + half], a, low[half]);
+                            mma_m16n8k16_bf16(sum[j * 2 + half], a, high[half]);
+                        }
+                    }
+                }
+                __syncthreads();
+            }
+            if (step == last) break;
 #pragma unroll
             for (int i = 0; i < CHUNKS; i++) {
                 const int at = threadIdx.x + i * THREADS;
-                const uint64_t line = (M_MAJOR ? step * DEPTH : m0) + at / 8, column = (M_MAJOR ? m0 : step * DEPTH) + at % 8 * 8;
-                store_16(left + Activations::offset(at / 8, at % 8),
-                         drop(stage.left[i], dropout, line * (M_MAJOR ? p.m : p.k) + column));
+                store_16(left + Activations::offset(at / 8, at % 8), drop(stage.left[i], stage.kept >> 8 * i));
             }
 #pragma unroll
             for (int i = 0; i < Right::EACH; i++) right.store(i, stage.right[i], [](int row) { return row; });
             __syncthreads();
-            if (step + 1 < last) load(stage, p, m0, r0, (step + 1) * DEPTH);
-#pragma unroll(RANKS < 64 ? DEPTH / 16 : 1)  // else registers do not suffice
-            for (int k = 0; k < DEPTH; k += 16) {
-                uint32_t a[4];
-                fragment_a<Activations, !M_MAJOR>(a, left, warp_row, k);
-#pragma unroll
-                for (int j = 0; j < RANKS / 16; j++) {
-                    uint32_t high[2][2], low[2][2];
-                    right.fragments(high, low, j * 16, k);
-#pragma unroll
-                    for (int half = 0; half < 2; half++) {
-                        mma_m16n8k16_bf16(sum[j * 2 + half], a, low[half]);
-                        mma_m16n8k16_bf16(sum[j * 2 + half], a, high[half]);
-                    }
-                }
-            }
-            __syncthreads();
         }
         const int lane = threadIdx.x % 32, row = m0 + warp_row + lane / 4;
-        float* partial = reinterpret_cast<float*>(p.partials) + (size_t)part * p.m * p.n;
+        float* to = p.out ? reinterpret_cast<float*>(p.out) : reinterpret_cast<float*>(p.partials) + (size_t)part * p.m * p.n;
+        const bool transposed = p.out && p.transposed;
+        const auto m = [&](int i) { return row + i % 4 / 2 * 8; };
+        const auto r = [&](int i) { return r0 + i / 4 * 8 + lane % 4 * 2 + i % 2; };
+        const auto place = [&](int i) { return to + (transposed ? (size_t)r(i) * p.m + m(i) : (size_t)m(i) * p.n + r(i)); };
+        float before[RANKS / 2] = {};  // asked for together: each would else wait for the store before it
+        if (p.out) {
+#pragma unroll
+            for (int i = 0; i < RANKS / 2; i++) {
+                if (m(i) < p.m && r(i) < p.n) before[i] = *place(i);
+            }
+        }
+        const float scale = p.out ? p.scale : 1.0f;
 #pragma unroll
         for (int i = 0; i < RANKS / 2; i++) {
-            const uint32_t m = row + i % 4 / 2 * 8, r = r0 + i / 4 * 8 + lane % 4 * 2 + i % 2;
-            if (m >= p.m || r >= p.n) continue;
-            if (p.out) {
-                float* out = reinterpret_cast<float*>(p.out) + (p.transposed ? (size_t)r * p.m + m : (size_t)m * p.n + r);
-                *out = fmaf(p.scale, sum[i / 4][i % 4], *out);
-            } else {
-                partial[(size_t)m * p.n + r] = sum[i / 4][i % 4];
-            }
+            if (m(i) < p.m && r(i) < p.n) *place(i) = fmaf(scale, sum[i / 4][i % 4], before[i]);
         }
     }
 };
 
+// Of few tokens there are as many parts as steps of the sum, and few blocks: what waits is asked for together.
+__device__ __forceinline__ float sum_of_parts(const float* partials, uint32_t count, uint32_t parts) {
+    constexpr uint32_t MANY = 64, FEW = 16;
+    const auto load = [&](uint32_t i) { return partials[(size_t)i * count]; };
+    float sum = 0.0f;
+    uint32_t first = 0;
+    for (; first + MANY <= parts; first += MANY) {
+        float part[MANY];
+#pragma unroll
+        for (uint32_t j = 0; j < MANY; j++) part[j] = load(first + j);
+#pragma unroll
+        for (uint32_t j = 0; j < MANY; j++) sum += part[j];
+    }
+    for (; first < parts; first += FEW) {
+        float part[FEW];
+#pragma unroll
+        for (uint32_t j = 0; j < FEW; j++) part[j] = first + j < parts ? load(first + j) : 0.0f;
+#pragma unroll
+        for (uint32_t j = 0; j < FEW; j++) sum += part[j];
+    }
+    return sum;
+}
+
 // out[m, n], or its transpose, = or += scale times the sum of the partial sums, in their order. The blocks behind those
-// that this takes make a factor a side of the product that takes it as more of k (gemm_sm90.cu).
-SMALL_KERNEL(lora_sum, LoraSumParams, 256) {
+// that this takes make a factor a side of the product that takes it as more of k (gemm_sm90.cu). Two blocks a multiprocessor
+// are enough: told so, the compiler has registers for all loads.
+SMALL_KERNEL(lora_sum, LoraSumParams, 256, 2) {
     uint32_t block;
     const LoraSumJob& job = my_job(p, block);
     const uint32_t count = job.m * job.n, blocks = (count + 255) / 256;
@@ -173,15 +213,7 @@ SMALL_KERNEL(lora_sum, LoraSumParams, 256) {
     if (i >= count) return;
     const uint32_t from = job.transposed ? i % job.m * job.n + i / job.m : i;
     const float* partials = reinterpret_cast<const float*>(job.partials) + from;
-    constexpr uint32_t AT_ONCE = 16;
-    float sum = 0.0f;
-    for (uint32_t first = 0; first < job.parts; first += AT_ONCE) {
-        float part[AT_ONCE];
-#pragma unroll
-        for (uint32_t j = 0; j < AT_ONCE; j++) part[j] = first + j < job.parts ? partials[(size_t)(first + j) * count] : 0.0f;
-#pragma unroll
-        for (uint32_t j = 0; j < AT_ONCE; j++) sum += part[j];
-    }
+    const float sum = sum_of_parts(partials, count, job.parts);
     float* out = reinterpret_cast<float*>(job.out) + i;
     *out = job.accumulate ? fmaf(job.scale, sum, *out) : job.scale * sum;
     if (job.side) side_row(job.side, i, job.n, job.width, job.side_scale * *out, true);
@@ -207,6 +239,18 @@ template <bool FACTOR_K_MAJOR, int COLUMNS> struct Wide {
         const auto row = [&](int i) { return m0 + warp_row + lane / 4 + i % 2 * 8; };
         const auto column = [&](int i) { return n0 + i / 2 * 32 + lane % 4 * 8; };
         bf16* y = reinterpret_cast<bf16*>(p.out);
+        constexpr int EIGHTS = COLUMNS / 32 * 2;
+        // What the sums are added to and what dropout keeps of them come with the factors, not behind them.
+        Packed<bf16> before[EIGHTS];
+#pragma unroll
+        for (int i = 0; i < EIGHTS; i++) {
+            if (row(i) < p.m && column(i) < p.n) before[i] = load_packed(y + (size_t)row(i) * p.n + column(i));
+        }
+        uint64_t kept = dropout.threshold == 0 ? UINT64_MAX : 0;
+#pragma unroll 1
+        for (int i = 0; i < EIGHTS && dropout.threshold; i++) {
+            kept |= (uint64_t)eight_kept(dropout, (uint64_t)row(i) * p.n + column(i)) << 8 * i;
+        }
         float sum[COLUMNS / 8][4] = {};
         for (uint32_t k0 = 0; k0 < p.k; k0 += RANKS) {
 #pragma unroll 8
@@ -238,22 +282,14 @@ template <bool FACTOR_K_MAJOR, int COLUMNS> struct Wide {
             }
             __syncthreads();
         }
-        constexpr int EIGHTS = COLUMNS / 32 * 2;
-        Packed<bf16> before[EIGHTS];  // asked for together: each would else wait for the store before it
-#pragma unroll
-        for (int i = 0; i < EIGHTS; i++) {
-            if (row(i) < p.m && column(i) < p.n) before[i] = load_packed(y + (size_t)row(i) * p.n + column(i));
-        }
 #pragma unroll
         for (int i = 0; i < EIGHTS; i++) {
             if (row(i) >= p.m || column(i) >= p.n) continue;
             const uint64_t at = (uint64_t)row(i) * p.n + column(i);
             Eight eight = unpack(before[i]);
-            const uint32_t kept = dropout.threshold == 0 ? 0xff
-                                                         : dropout_kept(dropout, at / 4) | dropout_kept(dropout, at / 4 + 1) << 4;
 #pragma unroll
             for (int e = 0; e < 8; e++) {
-                if (kept >> e & 1) eight.v[e] = fmaf(p.scale, sum[i / 2 * 4 + e / 2][i % 2 * 2 + e % 2], eight.v[e]);
+                if (kept >> (8 * i + e) & 1) eight.v[e] = fmaf(p.scale, sum[i / 2 * 4 + e / 2][i % 2 * 2 + e % 2], eight.v[e]);
             }
             store_eight(y + at, eight);
         }
