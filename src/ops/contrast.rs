@@ -7,7 +7,7 @@
 //!   time is that of two launches.
 //! - Error: loss 1e-6, gradients 1e-5; dot products are summed in f64. A GPU within 1e-6 of the CPU.
 
-use super::check::{Check, F32, FLOAT};
+use super::check::{Check, F32, FLOAT, U8};
 pub use super::in_batch::Direction;
 use super::params::{KIUNGO_CONTRAST_COLUMNS, KIUNGO_CONTRAST_PAIRS, KIUNGO_CONTRAST_SUMS};
 use super::pooling::{self, Pooling};
@@ -91,15 +91,11 @@ pub fn forward_backward(
     check.tensor("dpooled", dpooled, &[texts, hidden], F32)?;
     check.tensor("loss", loss, &[1], F32)?;
     if let Some(excluded) = excluded {
-        check.tensor("excluded", excluded, &[n, n], super::check::U8)?;
+        check.tensor("excluded", excluded, &[n, n], U8)?;
     }
     match contrast.loss {
-        Loss::Infonce { temperature } => check.value(temperature > 0.0 && temperature.is_finite(), || {
-            format!("temperature is {temperature}, expected a number above 0")
-        })?,
-        Loss::Triplet { margin } => {
-            check.value(margin >= 0.0, || format!("margin is {margin}, expected 0 or more"))?;
-        }
+        Loss::Infonce { temperature } => infonce::check_temperature(&check, temperature)?,
+        Loss::Triplet { margin } => triplet::check_margin(&check, margin)?,
     }
     match check.device() {
         Device::Cpu => cpu::forward_backward(h, contrast, pooled, dpooled, loss, dh),
