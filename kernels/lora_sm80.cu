@@ -75,17 +75,16 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
     using Activations = SwizzledTile<8>;
     using Right = Factor<RANKS, DEPTH, FACTOR_K_MAJOR>;
     static constexpr int ROWS = 64, CHUNKS = ROWS * DEPTH / 8 / THREADS;
-
-    static_assert(CHUNKS * 8 <= 32, "bits of kept");
+    static constexpr uint32_t FEW = 2;  // steps
+    static_assert(CHUNKS * 8 <= 32, "bits of a thread's chunks");
 
     struct Stage {
         uint4 left[CHUNKS];
         float right[Right::EACH];
-        uint32_t kept;  // of left
     };
 
-    static __device__ __forceinline__ void load(Stage& stage, const LoraThinJob& p, const DropoutParams& dropout, uint32_t m0,
-                                                uint32_t r0, uint32_t k0) {
+    static __device__ __forceinline__ void load(Stage& stage, const LoraThinJob& p, uint32_t m0, uint32_t r0,
+                                                uint32_t k0) {
         const uint32_t lines = M_MAJOR ? p.k : p.m, columns = M_MAJOR ? p.m : p.k;
         const uint32_t line0 = M_MAJOR ? k0 : m0, column0 = M_MAJOR ? m0 : k0;
 #pragma unroll
@@ -100,14 +99,6 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
         for (int i = 0; i < Right::EACH; i++) {
             stage.right[i] = Right::load(i, reinterpret_cast<const float*>(p.right), p.n, p.k, r0, k0);
         }
-        // Drawn while those are on their way. A loop: most launches are over before so much code, unrolled, has come to the
-        // multiprocessor.
-        stage.kept = dropout.threshold == 0 ? UINT32_MAX : 0;
-#pragma unroll 1
-        for (int i = 0; i < CHUNKS && dropout.threshold; i++) {
-            const int at = threadIdx.x + i * THREADS;
-            stage.kept |= eight_kept(dropout, (uint64_t)(line0 + at / 8) * columns + column0 + at % 8 * 8) << 8 * i;
-        }
     }
 
     static __device__ __forceinline__ void run(const LoraThinJob& p, uint32_t block, ThinShared<RANKS>& shared) {
@@ -121,36 +112,58 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
         const int warp_row = threadIdx.x / 32 * 16;
         float sum[RANKS / 8][4] = {};
         Stage stage;
-        // One place to load and one to store: of few tokens a block has a step or two, and its code comes with them.
-        for (uint32_t step = first; step <= last; step++) {
-            if (step < last) load(stage, p, dropout, m0, r0, step * DEPTH);
-            if (step > first) {  // the step before
-#pragma unroll(RANKS < 64 ? DEPTH / 16 : 1)  // else registers do not suffice
-                for (int k = 0; k < DEPTH; k += 16) {
-                    uint32_t a[4];
-                    fragment_a<Activations, !M_MAJOR>(a, left, warp_row, k);
-#pragma unroll
-                    for (int j = 0; j < RANKS / 16; j++) {
-                        uint32_t high[2][2], low[2][2];
-                        right.fragments(high, low, j * 16, k);
-#pragma unroll
-                        for (int half = 0; half < 2; half++) {
-                            mma_m16n8k16_bf16(sum[j * 2 + half], a, low[half]);
-                            mma_m16n8k16_bf16(sum[j * 2 + half], a, high[half]);
-                        }
-                    }
-                }
-                __syncthreads();
-            }
-            if (step == last) break;
+        const auto kept = [&](uint32_t step, int i) {
+            const int at = threadIdx.x + i * THREADS;
+            const uint64_t line = (M_MAJOR ? step * DEPTH : m0) + at / 8, column = (M_MAJOR ? m0 : step * DEPTH) + at % 8 * 8;
+            return eight_kept(dropout, line * (M_MAJOR ? p.m : p.k) + column);
+        };
+        // `drawn` drops of the i-th chunk.
+        const auto put = [&](auto drawn) {
 #pragma unroll
             for (int i = 0; i < CHUNKS; i++) {
                 const int at = threadIdx.x + i * THREADS;
-                store_16(left + Activations::offset(at / 8, at % 8), drop(stage.left[i], stage.kept >> 8 * i));
+                store_16(left + Activations::offset(at / 8, at % 8), drawn(stage.left[i], i));
             }
 #pragma unroll
             for (int i = 0; i < Right::EACH; i++) right.store(i, stage.right[i], [](int row) { return row; });
             __syncthreads();
+        };
+        const auto multiply = [&] {
+#pragma unroll(RANKS < 64 ? DEPTH / 16 : 1)  // else registers do not suffice
+            for (int k = 0; k < DEPTH; k += 16) {
+                uint32_t a[4];
+                fragment_a<Activations, !M_MAJOR>(a, left, warp_row, k);
+#pragma unroll
+                for (int j = 0; j < RANKS / 16; j++) {
+                    uint32_t high[2][2], low[2][2];
+                    right.fragments(high, low, j * 16, k);
+#pragma unroll
+                    for (int half = 0; half < 2; half++) {
+                        mma_m16n8k16_bf16(sum[j * 2 + half], a, low[half]);
+                        mma_m16n8k16_bf16(sum[j * 2 + half], a, high[half]);
+                    }
+                }
+            }
+            __syncthreads();
+        };
+        if (RANKS == 16 && last - first <= FEW) {
+            // A block of a step or two waits for loads and for its own code: dropout is drawn while they are under way, in a loop,
+            // and everything stands here once.
+            for (uint32_t step = first; step <= last; step++) {
+                uint32_t bits = dropout.threshold == 0 ? UINT32_MAX : 0;
+                if (step < last) load(stage, p, m0, r0, step * DEPTH);
+#pragma unroll 1
+                for (int i = 0; i < CHUNKS && dropout.threshold && step < last; i++) bits |= kept(step, i) << 8 * i;
+                if (step > first) multiply();  // the step before
+                if (step < last) put([&](uint4 x, int i) { return drop(x, bits >> 8 * i); });
+            }
+        } else {
+            if (first < last) load(stage, p, m0, r0, first * DEPTH);
+            for (uint32_t step = first; step < last; step++) {
+                put([&](uint4 x, int i) { return dropout.threshold == 0 ? x : drop(x, kept(step, i)); });
+                if (step + 1 < last) load(stage, p, m0, r0, (step + 1) * DEPTH);
+                multiply();
+            }
         }
         const int lane = threadIdx.x % 32, row = m0 + warp_row + lane / 4;
         float* to = p.out ? reinterpret_cast<float*>(p.out) : reinterpret_cast<float*>(p.partials) + (size_t)part * p.m * p.n;
@@ -173,33 +186,32 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
     }
 };
 
-// Of few tokens there are as many parts as steps of the sum, and few blocks: what waits is asked for together.
+// In their order; AT_ONCE of them are asked for together.
+template <uint32_t AT_ONCE>
 __device__ __forceinline__ float sum_of_parts(const float* partials, uint32_t count, uint32_t parts) {
-    constexpr uint32_t MANY = 64, FEW = 16;
     const auto load = [&](uint32_t i) { return partials[(size_t)i * count]; };
     float sum = 0.0f;
     uint32_t first = 0;
-    for (; first + MANY <= parts; first += MANY) {
-        float part[MANY];
+    for (; AT_ONCE > 16 && first + AT_ONCE <= parts; first += AT_ONCE) {
+        float part[AT_ONCE];
 #pragma unroll
-        for (uint32_t j = 0; j < MANY; j++) part[j] = load(first + j);
+        for (uint32_t j = 0; j < AT_ONCE; j++) part[j] = load(first + j);
 #pragma unroll
-        for (uint32_t j = 0; j < MANY; j++) sum += part[j];
+        for (uint32_t j = 0; j < AT_ONCE; j++) sum += part[j];
     }
-    for (; first < parts; first += FEW) {
-        float part[FEW];
+    for (; first < parts; first += 16) {
+        float part[16];
 #pragma unroll
-        for (uint32_t j = 0; j < FEW; j++) part[j] = first + j < parts ? load(first + j) : 0.0f;
+        for (uint32_t j = 0; j < 16; j++) part[j] = first + j < parts ? load(first + j) : 0.0f;
 #pragma unroll
-        for (uint32_t j = 0; j < FEW; j++) sum += part[j];
+        for (uint32_t j = 0; j < 16; j++) sum += part[j];
     }
     return sum;
 }
 
 // out[m, n], or its transpose, = or += scale times the sum of the partial sums, in their order. The blocks behind those
-// that this takes make a factor a side of the product that takes it as more of k (gemm_sm90.cu). Two blocks a multiprocessor
-// are enough: told so, the compiler has registers for all loads.
-SMALL_KERNEL(lora_sum, LoraSumParams, 256, 2) {
+// that this takes make a factor a side of the product that takes it as more of k (gemm_sm90.cu).
+template <uint32_t AT_ONCE> __device__ __forceinline__ void sum(const LoraSumParams& p) {
     uint32_t block;
     const LoraSumJob& job = my_job(p, block);
     const uint32_t count = job.m * job.n, blocks = (count + 255) / 256;
@@ -212,12 +224,16 @@ SMALL_KERNEL(lora_sum, LoraSumParams, 256, 2) {
     const uint32_t i = block * 256 + threadIdx.x;
     if (i >= count) return;
     const uint32_t from = job.transposed ? i % job.m * job.n + i / job.m : i;
-    const float* partials = reinterpret_cast<const float*>(job.partials) + from;
-    const float sum = sum_of_parts(partials, count, job.parts);
+    const float sum = sum_of_parts<AT_ONCE>(reinterpret_cast<const float*>(job.partials) + from, count, job.parts);
     float* out = reinterpret_cast<float*>(job.out) + i;
     *out = job.accumulate ? fmaf(job.scale, sum, *out) : job.scale * sum;
     if (job.side) side_row(job.side, i, job.n, job.width, job.side_scale * *out, true);
 }
+
+SMALL_KERNEL(lora_sum, LoraSumParams, 256) { sum<16>(p); }
+// For no more blocks than multiprocessors: then there are as many parts as steps of the sum, and a round of loads is what a block
+// takes. Told that two blocks a multiprocessor are enough, the compiler has registers for 64.
+SMALL_KERNEL(lora_sum_few, LoraSumParams, 256, 2) { sum<64>(p); }
 
 // y[m, n] += scale * dropout(left[m, rank] . factor): 64 of m by COLUMNS of n a block. A lane holds eight neighbours of a row,
 // so that y moves 16 bytes at a time: column 8 t + 2 j + e of 32 is column 2 t + e of the j-th fragment.
@@ -239,18 +255,6 @@ template <bool FACTOR_K_MAJOR, int COLUMNS> struct Wide {
         const auto row = [&](int i) { return m0 + warp_row + lane / 4 + i % 2 * 8; };
         const auto column = [&](int i) { return n0 + i / 2 * 32 + lane % 4 * 8; };
         bf16* y = reinterpret_cast<bf16*>(p.out);
-        constexpr int EIGHTS = COLUMNS / 32 * 2;
-        // What the sums are added to and what dropout keeps of them come with the factors, not behind them.
-        Packed<bf16> before[EIGHTS];
-#pragma unroll
-        for (int i = 0; i < EIGHTS; i++) {
-            if (row(i) < p.m && column(i) < p.n) before[i] = load_packed(y + (size_t)row(i) * p.n + column(i));
-        }
-        uint64_t kept = dropout.threshold == 0 ? UINT64_MAX : 0;
-#pragma unroll 1
-        for (int i = 0; i < EIGHTS && dropout.threshold; i++) {
-            kept |= (uint64_t)eight_kept(dropout, (uint64_t)row(i) * p.n + column(i)) << 8 * i;
-        }
         float sum[COLUMNS / 8][4] = {};
         for (uint32_t k0 = 0; k0 < p.k; k0 += RANKS) {
 #pragma unroll 8
@@ -282,14 +286,22 @@ template <bool FACTOR_K_MAJOR, int COLUMNS> struct Wide {
             }
             __syncthreads();
         }
+        constexpr int EIGHTS = COLUMNS / 32 * 2;
+        Packed<bf16> before[EIGHTS];  // asked for together: each would else wait for the store before it
+#pragma unroll
+        for (int i = 0; i < EIGHTS; i++) {
+            if (row(i) < p.m && column(i) < p.n) before[i] = load_packed(y + (size_t)row(i) * p.n + column(i));
+        }
 #pragma unroll
         for (int i = 0; i < EIGHTS; i++) {
             if (row(i) >= p.m || column(i) >= p.n) continue;
             const uint64_t at = (uint64_t)row(i) * p.n + column(i);
             Eight eight = unpack(before[i]);
+            const uint32_t kept = dropout.threshold == 0 ? 0xff
+                                                         : dropout_kept(dropout, at / 4) | dropout_kept(dropout, at / 4 + 1) << 4;
 #pragma unroll
             for (int e = 0; e < 8; e++) {
-                if (kept >> (8 * i + e) & 1) eight.v[e] = fmaf(p.scale, sum[i / 2 * 4 + e / 2][i % 2 * 2 + e % 2], eight.v[e]);
+                if (kept >> e & 1) eight.v[e] = fmaf(p.scale, sum[i / 2 * 4 + e / 2][i % 2 * 2 + e % 2], eight.v[e]);
             }
             store_eight(y + at, eight);
         }
