@@ -52,16 +52,15 @@ template <int ROWS, int DEPTH, bool K_MAJOR> struct Factor {
     }
 };
 
-// Zeroes what dropout drops of eight neighbours; the others are scaled when all is summed.
-__device__ __forceinline__ uint4 drop(uint4 eight, const DropoutParams& dropout, uint64_t index) {
-    if (dropout.threshold == 0) return eight;
+// Which of eight neighbours dropout keeps, a bit each.
+__device__ __forceinline__ uint32_t eight_kept(const DropoutParams& dropout, uint64_t index) {
+    return dropout_kept(dropout, index / 4) | dropout_kept(dropout, index / 4 + 1) << 4;
+}
+// The others become zero; what is kept is scaled when all is summed.
+__device__ __forceinline__ uint4 drop(uint4 eight, uint32_t kept) {
     uint32_t* pairs = &eight.x;
 #pragma unroll
-    for (int quad = 0; quad < 2; quad++) {
-        const uint32_t kept = dropout_kept(dropout, index / 4 + quad);
-        pairs[quad * 2] &= (kept & 1 ? 0xffffu : 0) | (kept & 2 ? 0xffff0000u : 0);
-        pairs[quad * 2 + 1] &= (kept & 4 ? 0xffffu : 0) | (kept & 8 ? 0xffff0000u : 0);
-    }
+    for (int i = 0; i < 4; i++) pairs[i] &= (kept >> 2 * i & 1 ? 0xffffu : 0) | (kept >> 2 * i & 2 ? 0xffff0000u : 0);
     return eight;
 }
 
@@ -76,6 +75,8 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
     using Activations = SwizzledTile<8>;
     using Right = Factor<RANKS, DEPTH, FACTOR_K_MAJOR>;
     static constexpr int ROWS = 64, CHUNKS = ROWS * DEPTH / 8 / THREADS;
+    static constexpr uint32_t FEW = 2;  // steps
+    static_assert(CHUNKS * 8 <= 32, "bits of a thread's chunks");
 
     struct Stage {
         uint4 left[CHUNKS];
@@ -111,19 +112,23 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
         const int warp_row = threadIdx.x / 32 * 16;
         float sum[RANKS / 8][4] = {};
         Stage stage;
-        if (first < last) load(stage, p, m0, r0, first * DEPTH);
-        for (uint32_t step = first; step < last; step++) {
+        const auto kept = [&](uint32_t step, int i) {
+            const int at = threadIdx.x + i * THREADS;
+            const uint64_t line = (M_MAJOR ? step * DEPTH : m0) + at / 8, column = (M_MAJOR ? m0 : step * DEPTH) + at % 8 * 8;
+            return eight_kept(dropout, line * (M_MAJOR ? p.m : p.k) + column);
+        };
+        // `drawn` drops of the i-th chunk.
+        const auto put = [&](auto drawn) {
 #pragma unroll
             for (int i = 0; i < CHUNKS; i++) {
                 const int at = threadIdx.x + i * THREADS;
-                const uint64_t line = (M_MAJOR ? step * DEPTH : m0) + at / 8, column = (M_MAJOR ? m0 : step * DEPTH) + at % 8 * 8;
-                store_16(left + Activations::offset(at / 8, at % 8),
-                         drop(stage.left[i], dropout, line * (M_MAJOR ? p.m : p.k) + column));
+                store_16(left + Activations::offset(at / 8, at % 8), drawn(stage.left[i], i));
             }
 #pragma unroll
             for (int i = 0; i < Right::EACH; i++) right.store(i, stage.right[i], [](int row) { return row; });
             __syncthreads();
-            if (step + 1 < last) load(stage, p, m0, r0, (step + 1) * DEPTH);
+        };
+        const auto multiply = [&] {
 #pragma unroll(RANKS < 64 ? DEPTH / 16 : 1)  // else registers do not suffice
             for (int k = 0; k < DEPTH; k += 16) {
                 uint32_t a[4];
@@ -140,26 +145,73 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
                 }
             }
             __syncthreads();
+        };
+        if (RANKS == 16 && last - first <= FEW) {
+            // A block of a step or two waits for loads and for its own code: dropout is drawn while they are under way, in a loop,
+            // and everything stands here once.
+            for (uint32_t step = first; step <= last; step++) {
+                uint32_t bits = dropout.threshold == 0 ? UINT32_MAX : 0;
+                if (step < last) load(stage, p, m0, r0, step * DEPTH);
+#pragma unroll 1
+                for (int i = 0; i < CHUNKS && dropout.threshold && step < last; i++) bits |= kept(step, i) << 8 * i;
+                if (step > first) multiply();  // the step before
+                if (step < last) put([&](uint4 x, int i) { return drop(x, bits >> 8 * i); });
+            }
+        } else {
+            if (first < last) load(stage, p, m0, r0, first * DEPTH);
+            for (uint32_t step = first; step < last; step++) {
+                put([&](uint4 x, int i) { return dropout.threshold == 0 ? x : drop(x, kept(step, i)); });
+                if (step + 1 < last) load(stage, p, m0, r0, (step + 1) * DEPTH);
+                multiply();
+            }
         }
         const int lane = threadIdx.x % 32, row = m0 + warp_row + lane / 4;
-        float* partial = reinterpret_cast<float*>(p.partials) + (size_t)part * p.m * p.n;
+        float* to = p.out ? reinterpret_cast<float*>(p.out) : reinterpret_cast<float*>(p.partials) + (size_t)part * p.m * p.n;
+        const bool transposed = p.out && p.transposed;
+        const auto m = [&](int i) { return row + i % 4 / 2 * 8; };
+        const auto r = [&](int i) { return r0 + i / 4 * 8 + lane % 4 * 2 + i % 2; };
+        const auto place = [&](int i) { return to + (transposed ? (size_t)r(i) * p.m + m(i) : (size_t)m(i) * p.n + r(i)); };
+        float before[RANKS / 2] = {};  // asked for together: each would else wait for the store before it
+        if (p.out) {
+#pragma unroll
+            for (int i = 0; i < RANKS / 2; i++) {
+                if (m(i) < p.m && r(i) < p.n) before[i] = *place(i);
+            }
+        }
+        const float scale = p.out ? p.scale : 1.0f;
 #pragma unroll
         for (int i = 0; i < RANKS / 2; i++) {
-            const uint32_t m = row + i % 4 / 2 * 8, r = r0 + i / 4 * 8 + lane % 4 * 2 + i % 2;
-            if (m >= p.m || r >= p.n) continue;
-            if (p.out) {
-                float* out = reinterpret_cast<float*>(p.out) + (p.transposed ? (size_t)r * p.m + m : (size_t)m * p.n + r);
-                *out = fmaf(p.scale, sum[i / 4][i % 4], *out);
-            } else {
-                partial[(size_t)m * p.n + r] = sum[i / 4][i % 4];
-            }
+            if (m(i) < p.m && r(i) < p.n) *place(i) = fmaf(scale, sum[i / 4][i % 4], before[i]);
         }
     }
 };
 
+// In their order; AT_ONCE of them are asked for together.
+template <uint32_t AT_ONCE>
+__device__ __forceinline__ float sum_of_parts(const float* partials, uint32_t count, uint32_t parts) {
+    const auto load = [&](uint32_t i) { return partials[(size_t)i * count]; };
+    float sum = 0.0f;
+    uint32_t first = 0;
+    for (; AT_ONCE > 16 && first + AT_ONCE <= parts; first += AT_ONCE) {
+        float part[AT_ONCE];
+#pragma unroll
+        for (uint32_t j = 0; j < AT_ONCE; j++) part[j] = load(first + j);
+#pragma unroll
+        for (uint32_t j = 0; j < AT_ONCE; j++) sum += part[j];
+    }
+    for (; first < parts; first += 16) {
+        float part[16];
+#pragma unroll
+        for (uint32_t j = 0; j < 16; j++) part[j] = first + j < parts ? load(first + j) : 0.0f;
+#pragma unroll
+        for (uint32_t j = 0; j < 16; j++) sum += part[j];
+    }
+    return sum;
+}
+
 // out[m, n], or its transpose, = or += scale times the sum of the partial sums, in their order. The blocks behind those
 // that this takes make a factor a side of the product that takes it as more of k (gemm_sm90.cu).
-SMALL_KERNEL(lora_sum, LoraSumParams, 256) {
+template <uint32_t AT_ONCE> __device__ __forceinline__ void sum(const LoraSumParams& p) {
     uint32_t block;
     const LoraSumJob& job = my_job(p, block);
     const uint32_t count = job.m * job.n, blocks = (count + 255) / 256;
@@ -172,20 +224,16 @@ SMALL_KERNEL(lora_sum, LoraSumParams, 256) {
     const uint32_t i = block * 256 + threadIdx.x;
     if (i >= count) return;
     const uint32_t from = job.transposed ? i % job.m * job.n + i / job.m : i;
-    const float* partials = reinterpret_cast<const float*>(job.partials) + from;
-    constexpr uint32_t AT_ONCE = 16;
-    float sum = 0.0f;
-    for (uint32_t first = 0; first < job.parts; first += AT_ONCE) {
-        float part[AT_ONCE];
-#pragma unroll
-        for (uint32_t j = 0; j < AT_ONCE; j++) part[j] = first + j < job.parts ? partials[(size_t)(first + j) * count] : 0.0f;
-#pragma unroll
-        for (uint32_t j = 0; j < AT_ONCE; j++) sum += part[j];
-    }
+    const float sum = sum_of_parts<AT_ONCE>(reinterpret_cast<const float*>(job.partials) + from, count, job.parts);
     float* out = reinterpret_cast<float*>(job.out) + i;
     *out = job.accumulate ? fmaf(job.scale, sum, *out) : job.scale * sum;
     if (job.side) side_row(job.side, i, job.n, job.width, job.side_scale * *out, true);
 }
+
+SMALL_KERNEL(lora_sum, LoraSumParams, 256) { sum<16>(p); }
+// For no more blocks than multiprocessors: then there are as many parts as steps of the sum, and a round of loads is what a block
+// takes. Told that two blocks a multiprocessor are enough, the compiler has registers for 64.
+SMALL_KERNEL(lora_sum_few, LoraSumParams, 256, 2) { sum<64>(p); }
 
 // y[m, n] += scale * dropout(left[m, rank] . factor): 64 of m by COLUMNS of n a block. A lane holds eight neighbours of a row,
 // so that y moves 16 bytes at a time: column 8 t + 2 j + e of 32 is column 2 t + e of the j-th fragment.

@@ -555,6 +555,27 @@ typedef struct InBatchParams {
     float margin;          /* triplet */
 } InBatchParams;
 
+/* contrast.cu: pairs, and columns of a block, at most */
+#define KIUNGO_CONTRAST_PAIRS 8
+#define KIUNGO_CONTRAST_COLUMNS 128
+/* Sums that a block leaves: dot products of sources with targets, then squares of both */
+#define KIUNGO_CONTRAST_SUMS (KIUNGO_CONTRAST_PAIRS * KIUNGO_CONTRAST_PAIRS + 2 * KIUNGO_CONTRAST_PAIRS)
+typedef struct ContrastParams {
+    uint64_t h;        /* T [tokens, hidden] */
+    uint64_t dh;       /* T [tokens, hidden] */
+    uint64_t offsets;  /* uint32 [2 n + 1]: the sources, then the targets */
+    uint64_t pooled;   /* float [2 n, hidden] */
+    uint64_t dpooled;  /* float [2 n, hidden] */
+    uint64_t sums;     /* double [gridDim.x, KIUNGO_CONTRAST_SUMS] */
+    uint32_t tokens;
+    uint32_t hidden;
+    uint32_t pooling;
+    uint32_t triplet;  /* 1: the hardest negative's, 0: InfoNCE */
+    float min_norm;
+    uint32_t unused;
+    InBatchParams loss;  /* similarity, dsimilarity and workspace are not read */
+} ContrastParams;
+
 /* triplet.cu, one block a triplet */
 typedef struct TripletGivenParams {
     uint64_t anchor;       /* float [n, hidden], as all rows */

@@ -23,6 +23,9 @@ pub const KIUNGO_ADAMW_SM90_STAGES: u32 = 8;
 pub const KIUNGO_ADAMW_SM90_STAGE: u32 = 20480;
 pub const KIUNGO_ADAMW_SM90_THREADS: u32 = 512;
 pub const KIUNGO_PAIRS_ROWS: u32 = 4;
+pub const KIUNGO_CONTRAST_PAIRS: u32 = 8;
+pub const KIUNGO_CONTRAST_COLUMNS: u32 = 128;
+pub const KIUNGO_CONTRAST_SUMS: u32 = 80;
 pub const KIUNGO_ATTENTION_KEYS: u32 = 128;
 pub const KIUNGO_ATTENTION_PASSING: u32 = 8192;
 pub const KIUNGO_IGNORE_LABEL: u32 = 4294967295;
@@ -633,6 +636,23 @@ pub struct InBatchParams {
     pub sides: u32,
     pub temperature: f32,
     pub margin: f32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
+pub struct ContrastParams {
+    pub h: u64,
+    pub dh: u64,
+    pub offsets: u64,
+    pub pooled: u64,
+    pub dpooled: u64,
+    pub sums: u64,
+    pub tokens: u32,
+    pub hidden: u32,
+    pub pooling: u32,
+    pub triplet: u32,
+    pub min_norm: f32,
+    pub unused: u32,
+    pub loss: InBatchParams,
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]

@@ -7,50 +7,20 @@ __device__ __forceinline__ const uint32_t* hardest_of(const InBatchParams& p) {
     return reinterpret_cast<const uint32_t*>(reinterpret_cast<const double*>(p.workspace) + p.sides * p.n);
 }
 
-// A NaN counts as largest, so that it reaches the loss; of equals the first.
-__device__ __forceinline__ bool harder(float value, uint32_t index, float than, uint32_t than_index) {
-    if (index == UINT32_MAX || than_index == UINT32_MAX) return than_index == UINT32_MAX && index != UINT32_MAX;
-    if (isnan(value) != isnan(than)) return isnan(value);
-    if (value > than) return true;
-    return !(value < than) && index < than_index;
-}
-
 // One warp a line, blockIdx.y the side.
 SMALL_KERNEL(triplet_hardest, InBatchParams, 32) {
-    const Line line(p, blockIdx.x, blockIdx.y);
-    float best = 0.0f;
-    uint32_t at = UINT32_MAX;
-    for (uint32_t i = threadIdx.x; i < p.n; i += 32) {
-        if (line.negative(i) && harder(line.value(i), i, best, at)) best = line.value(i), at = i;
-    }
-    for (int offset = 16; offset; offset >>= 1) {
-        const float other = __shfl_xor_sync(0xffffffffu, best, offset);
-        const uint32_t other_at = __shfl_xor_sync(0xffffffffu, at, offset);
-        if (harder(other, other_at, best, at)) best = other, at = other_at;
-    }
+    const Hinge hinge = Hinge::of(p, Line(p, blockIdx.x, blockIdx.y));
     if (threadIdx.x != 0) return;
-    const double hinge = at == UINT32_MAX ? 0.0 : (double)p.margin + (double)best - (double)line.value(line.pair);
-    const bool open = hinge > 0.0 || isnan(hinge);
     const uint32_t index = blockIdx.y * p.n + blockIdx.x;
-    reinterpret_cast<double*>(p.workspace)[index] = open ? hinge : 0.0;
-    const_cast<uint32_t*>(hardest_of(p))[index] = open ? at : UINT32_MAX;
+    reinterpret_cast<double*>(p.workspace)[index] = hinge.value;
+    const_cast<uint32_t*>(hardest_of(p))[index] = hinge.negative;
 }
 
 // One block a row of the gradient; the first also takes the mean of the hinges.
 SMALL_KERNEL(triplet_gradient, InBatchParams, 256) {
     const uint32_t row = blockIdx.x, *hardest = hardest_of(p);
-    const float weight = 1.0f / (float)(p.n * p.sides);
     float* gradient = reinterpret_cast<float*>(p.dsimilarity) + (size_t)row * p.n;
-    for (uint32_t j = threadIdx.x; j < p.n; j += blockDim.x) {
-        float d = 0.0f;
-        for (uint32_t side = 0; side < p.sides; side++) {
-            const uint32_t line = side == 0 ? row : j, place = side == 0 ? j : row;
-            const uint32_t negative = hardest[side * p.n + line];
-            if (negative == place) d += weight;
-            if (row == j && negative != UINT32_MAX) d -= weight;
-        }
-        gradient[j] = d;
-    }
+    for (uint32_t j = threadIdx.x; j < p.n; j += blockDim.x) gradient[j] = triplet_gradient_at(p, row, j, hardest);
     const double* hinges = reinterpret_cast<const double*>(p.workspace);
     if (row == 0) mean_of_terms(hinges, p.sides * p.n, reinterpret_cast<float*>(p.loss));
 }

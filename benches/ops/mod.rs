@@ -3,6 +3,7 @@
 mod adamw;
 mod attention;
 mod clip;
+mod contrast;
 mod convert;
 mod cosine;
 mod cross_entropy;
@@ -33,10 +34,11 @@ type Run = fn(&mut Bench) -> anyhow::Result<()>;
 type Reference = fn(&mut Criterion);
 
 /// Every op that has a benchmark.
-pub const ALL: [(&str, Run); 27] = [
+pub const ALL: [(&str, Run); 28] = [
     ("adamw", adamw::gpu),
     ("attention", attention::gpu),
     ("clip", clip::gpu),
+    ("contrast", contrast::gpu),
     ("convert", convert::gpu),
     ("cosine", cosine::gpu),
     ("cross_entropy", cross_entropy::gpu),
@@ -65,10 +67,11 @@ pub const ALL: [(&str, Run); 27] = [
 
 /// The CPU references of the ops that are wanted.
 pub fn cpu(criterion: &mut Criterion, wanted: impl Fn(&str) -> bool) {
-    let all: [(&str, Reference); 23] = [
+    let all: [(&str, Reference); 24] = [
         ("adamw", adamw::cpu),
         ("attention", attention::cpu),
         ("clip", clip::cpu),
+        ("contrast", contrast::cpu),
         ("convert", convert::cpu),
         ("cosine", cosine::cpu),
         ("cross_entropy", cross_entropy::cpu),

@@ -41,8 +41,7 @@ pub fn forward(
 ) -> super::Result {
     let tensors = Check::new("infonce", similarity);
     let n = check(&tensors, similarity, excluded, loss, dsimilarity)?;
-    let positive = temperature > 0.0 && temperature.is_finite();
-    tensors.value(positive, || format!("temperature is {temperature}, expected a number above 0"))?;
+    check_temperature(&tensors, temperature)?;
     match tensors.device() {
         Device::Cpu => {
             let excluded = excluded.map(|e| e.as_slice()).transpose()?;
@@ -57,6 +56,11 @@ pub fn forward(
             Ok(gpu.launch(&Launch::new("infonce", "infonce_gradient", [params.n, 1, 1], 256, params))?)
         }
     }
+}
+
+pub(super) fn check_temperature(check: &Check, temperature: f32) -> super::Result {
+    let positive = temperature > 0.0 && temperature.is_finite();
+    check.value(positive, || format!("temperature is {temperature}, expected a number above 0"))
 }
 
 /// The reference. Exponentials and sums are float64: a small loss is the difference of two large logarithms.

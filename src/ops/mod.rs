@@ -29,6 +29,7 @@ pub use float::Float;
 pub mod adamw;
 pub mod attention;
 pub mod clip;
+pub mod contrast;
 pub mod convert;
 pub mod cosine;
 pub mod cross_entropy;

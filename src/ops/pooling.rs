@@ -8,6 +8,7 @@
 
 use super::check::{Check, F32, FLOAT, U32};
 use super::float::with_float;
+use super::params;
 use super::sequences::Sequences;
 use crate::device::{Device, Tensor};
 
@@ -22,6 +23,17 @@ pub enum Pooling {
     MeanNoSink,
     /// The last alone.
     Last,
+}
+
+impl Pooling {
+    /// What kernels call it.
+    pub(super) fn number(self) -> u32 {
+        match self {
+            Pooling::Mean => params::KIUNGO_POOLING_MEAN,
+            Pooling::MeanNoSink => params::KIUNGO_POOLING_MEAN_NO_SINK,
+            Pooling::Last => params::KIUNGO_POOLING_LAST,
+        }
+    }
 }
 
 impl std::fmt::Display for Pooling {
@@ -169,11 +181,7 @@ mod cuda {
             offsets: sequences.offsets().address()?,
             y: y.address()?,
             hidden: h.columns() as u32,
-            pooling: match pooling {
-                Pooling::Mean => params::KIUNGO_POOLING_MEAN,
-                Pooling::MeanNoSink => params::KIUNGO_POOLING_MEAN_NO_SINK,
-                Pooling::Last => params::KIUNGO_POOLING_LAST,
-            },
+            pooling: pooling.number(),
         };
         // The parts of a sequence are neighbours, so that what runs together reads whole rows.
         let grid = [(sequences.count() * h.columns().div_ceil(COLUMNS)) as u32, 1, 1];

@@ -81,6 +81,11 @@ impl Sequences {
         [count + 1, tokens, tokens].map(|n| n * size_of::<u32>())
     }
 
+    /// Those, in the order that they are staged in.
+    pub(crate) fn staged_mut(&mut self) -> [&mut Tensor; 3] {
+        [&mut self.offsets, &mut self.positions, &mut self.ends]
+    }
+
     /// Number of sequences.
     pub fn count(&self) -> usize {
         self.host_offsets.len() - 1

@@ -49,6 +49,11 @@ impl State {
         Ok(staging.write(bytemuck::bytes_of(&state), &mut self.0)?)
     }
 
+    /// For [`Staging::gather`].
+    pub(crate) fn tensor_mut(&mut self) -> &mut Tensor {
+        &mut self.0
+    }
+
     pub(crate) fn check(&self, check: &Check) -> Result {
         check.tensor("state", &self.0, &[Self::BYTES], U8)
     }

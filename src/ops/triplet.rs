@@ -112,7 +112,7 @@ pub fn given(
     }
 }
 
-fn check_margin(check: &Check, margin: f32) -> super::Result {
+pub(super) fn check_margin(check: &Check, margin: f32) -> super::Result {
     let valid = margin >= 0.0 && margin.is_finite();
     check.value(valid, || format!("margin is {margin}, expected 0 or more"))
 }

@@ -133,6 +133,11 @@ impl Batch {
         Sequences::staged_bytes(texts, tokens).into_iter().chain([tokens * size_of::<u32>()])
     }
 
+    /// Those, in the order that they are staged in.
+    pub(super) fn selected_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        self.sequences.staged_mut().into_iter().chain([&mut self.rows])
+    }
+
     /// Takes pairs of a group, of which [`Batch::select`] then packs some or all texts. `first_rows` maps a text of the
     /// group (sources, then targets) to its first row in a table of cached states; without it, rows are token ids.
     pub fn set(

@@ -3,6 +3,7 @@
 use super::batch::Batch;
 use super::settings::{Loss, Settings};
 use crate::device::{DType, Device, DeviceError, Tensor};
+use crate::ops::contrast::{self, Contrast};
 use crate::ops::{Result, cosine, infonce, pairs, pooling, triplet};
 
 /// Buffers for batches of up to some number of pairs.
@@ -59,6 +60,35 @@ impl Objective {
         self.loss_of_cosines(settings, batch)?;
         pairs::backward(&self.dsimilarity, &self.unit, &mut self.dunit)?;
         cosine::normalize_backward(&self.dunit, &self.unit, &self.norm, &mut self.dpooled)
+    }
+
+    /// The loss of a whole batch of few pairs, and the gradient of their states in `dhidden`, where [`contrast`] takes them: what
+    /// [`Objective::pool`], [`Objective::compare`] and [`Objective::spread`] do. False where it does not.
+    pub fn contrast(
+        &mut self,
+        settings: &Settings,
+        batch: &Batch,
+        hidden: &Tensor,
+        dhidden: &mut Tensor,
+    ) -> Result<bool> {
+        if !batch.is_whole() || !contrast::fits(&hidden.device(), batch.pairs, hidden.rows(), hidden.columns()) {
+            return Ok(false);
+        }
+        self.set_pairs(batch.pairs)?;
+        let (loss, excluded) = match settings.loss {
+            Loss::Infonce => (contrast::Loss::Infonce { temperature: settings.temperature }, batch.excluded()),
+            // As published: every other word of the batch is a negative, a listed translation too.
+            Loss::Triplet => (contrast::Loss::Triplet { margin: settings.margin }, None),
+        };
+        let what = Contrast {
+            sequences: &batch.sequences,
+            pooling: settings.training_pooling,
+            loss,
+            direction: settings.direction,
+            excluded,
+        };
+        contrast::forward_backward(hidden, &what, &mut self.pooled, &mut self.dpooled, &mut self.loss, dhidden)?;
+        Ok(true)
     }
 
     /// Leaves the gradient of the states of the selected texts' tokens in `dhidden`.

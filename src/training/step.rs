@@ -24,7 +24,7 @@ use crate::ops::infonce::{self, Direction};
 use crate::ops::linear::Weight;
 use crate::ops::params::StepRecord;
 use crate::ops::step::{LATCHED, Metrics, State};
-use crate::ops::{OpError, Result, embedding, lora, rmsnorm};
+use crate::ops::{OpError, Result, contrast, embedding, lora, rmsnorm};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
@@ -140,7 +140,7 @@ impl Trainer {
         // Each part of a batch is staged for both of its passes.
         let passes = if settings.chunk.is_some() { 2 * (2 * pairs).div_ceil(texts) } else { 1 };
         let staged = Staging::bytes([State::BYTES, Batch::staged_bytes(pairs)])
-            + passes * Staging::bytes(Batch::selected_bytes(texts, tokens));
+            + passes * Staging::bytes(Batch::selected_bytes(2 * pairs, tokens));
         let rank = learner.adapters().map_or(0, |a| a.rank);
         reserve(&model, tokens, pairs, rank, settings)?;
         let (config, device, compute) = (&model.config, &model.device, model.compute);
@@ -154,6 +154,9 @@ impl Trainer {
             }),
             Layer::Hidden(_) => None,
         };
+        let (mut state_of_step, mut batch) = (State::new(device)?, Batch::with_capacity(device, pairs, tokens, pads)?);
+        let mut staging = Staging::new(device, UNDER_WAY, staged)?;
+        staging.gather([state_of_step.tensor_mut()].into_iter().chain(batch.selected_mut()).collect())?;
         let mut trainer = Trainer {
             prefix: if plan.prefix > 0 { Some(Prefix::new(&model, plan.prefix, group)?) } else { None },
             states: (0..=blocks).map(|_| state()).collect::<std::result::Result<_, DeviceError>>()?,
@@ -164,9 +167,9 @@ impl Trainer {
             gradient: state()?,
             normed,
             objective: Objective::new(device, pairs, texts, config.hidden_size)?,
-            state: State::new(device)?,
-            batch: Batch::with_capacity(device, pairs, tokens, pads)?,
-            staging: Staging::new(device, UNDER_WAY, staged)?,
+            state: state_of_step,
+            batch,
+            staging,
             metrics: Metrics::new(device, UNDER_WAY as u32)?,
             graphs: Graphs::default(),
             launched: 0,
@@ -243,8 +246,7 @@ impl Trainer {
             }
             (When::AtOnce, None) => {
                 self.forward()?;
-                self.compare()?;
-                self.spread()?;
+                self.compare_and_spread()?;
                 self.optimizer.begin(self.objective.loss())?;
                 self.torn = true;
                 self.backward(Pass::Update)?;
@@ -252,8 +254,7 @@ impl Trainer {
             }
             (When::AtOnce, Some(_)) => {
                 self.forward()?;
-                self.compare()?;
-                self.spread()?;
+                self.compare_and_spread()?;
                 self.optimizer.begin(self.objective.loss())?;
                 self.backward(Pass::Measure)?;
                 self.judge()?;
@@ -275,8 +276,7 @@ impl Trainer {
     fn add_gradients(&mut self) -> Result {
         let Some(chunk) = self.settings.chunk else {
             self.forward()?;
-            self.compare()?;
-            self.spread()?;
+            self.compare_and_spread()?;
             return self.backward(Pass::Update);
         };
         let parts = self.parts(chunk);
@@ -304,6 +304,7 @@ impl Trainer {
     /// Stages some of the batch's texts, for the passes that follow.
     fn select(&mut self, texts: Range<usize>) -> Result {
         self.batch.select(&mut self.staging, texts)?;
+        self.staging.flush()?;
         self.set_tokens(self.batch.sequences.tokens())
     }
 
@@ -400,7 +401,7 @@ impl Trainer {
         self.batch.set(&mut self.staging, group, pairs, first_rows, &self.translations)?;
         match self.settings.chunk {
             None => self.select(0..2 * pairs.len()),
-            Some(_) => Ok(()),
+            Some(_) => Ok(self.staging.flush()?),
         }
     }
 
@@ -444,6 +445,20 @@ impl Trainer {
         self.objective.compare(&self.settings, &self.batch)
     }
 
+    /// The same, and [`Trainer::spread`].
+    fn compare_and_spread(&mut self) -> Result {
+        let Trainer { states, normed, gradient, objective, settings, batch, plan, .. } = self;
+        let (hidden, dhidden) = match normed {
+            Some(normed) => (&normed.output, &mut normed.gradient),
+            None => (&states[plan.blocks - plan.prefix], gradient),
+        };
+        if objective.contrast(settings, batch, hidden, dhidden)? {
+            return self.spread_behind_norm();
+        }
+        self.compare()?;
+        self.spread()
+    }
+
     fn pool(&mut self) -> Result {
         let top = &self.states[self.plan.blocks - self.plan.prefix];
         let hidden = self.normed.as_ref().map_or(top, |normed| &normed.output);
@@ -452,11 +467,15 @@ impl Trainer {
 
     /// Leaves the gradient of the last block's output in `self.gradient`.
     fn spread(&mut self) -> Result {
+        let dhidden = self.normed.as_mut().map_or(&mut self.gradient, |normed| &mut normed.gradient);
+        self.objective.spread(&self.settings, &self.batch, dhidden)?;
+        self.spread_behind_norm()
+    }
+
+    /// From the gradient of the final norm's output, where the loss reads behind it, to that of its input.
+    fn spread_behind_norm(&mut self) -> Result {
         let top = &self.states[self.plan.blocks - self.plan.prefix];
-        let (Some(normed), Some(norm)) = (&mut self.normed, &self.model.final_norm) else {
-            return self.objective.spread(&self.settings, &self.batch, &mut self.gradient);
-        };
-        self.objective.spread(&self.settings, &self.batch, &mut normed.gradient)?;
+        let (Some(normed), Some(norm)) = (&mut self.normed, &self.model.final_norm) else { return Ok(()) };
         self.gradient.fill_zero()?;
         let dweight = self.learner.final_norm();
         rmsnorm::backward(&normed.gradient, top, norm, &normed.inv_rms, &mut self.gradient, dweight)
@@ -511,7 +530,8 @@ fn reserve(model: &Model, tokens: usize, pairs: usize, rank: usize, settings: &S
     let norm = rmsnorm::workspace(gpu, tokens, model.config.hidden_size);
     let heads = Heads { query: model.config.heads, key_value: model.config.kv_heads, dim: model.config.head_dim };
     let attention = attention::workspace(gpu, model.compute, tokens, heads);
-    let loss = infonce::workspace_bytes(pairs, Direction::Both);
+    let loss =
+        infonce::workspace_bytes(pairs, Direction::Both).max(contrast::workspace_bytes(model.config.hidden_size));
     let updates = if at_once { updates_workspace(&model.config, &model.device, settings, tokens) } else { 0 };
     Ok(gpu.reserve([products, norm, attention, loss, updates].into_iter().max().unwrap_or(0))?)
 }

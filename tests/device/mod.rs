@@ -2,6 +2,7 @@
 
 mod recent;
 mod slices;
+mod staging;
 mod support;
 mod workspace;
 

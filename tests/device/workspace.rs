@@ -4,6 +4,7 @@ use crate::emulator::{self, Emulator};
 use crate::support::{Counting, gpus, normal, rng};
 use kiungo::device::{DType, Device, Gpu, Tensor};
 use kiungo::ops::attention::{self, Heads};
+use kiungo::ops::contrast::{self, Contrast, Loss};
 use kiungo::ops::cross_entropy::{self, IGNORE};
 use kiungo::ops::infonce::{self, Direction};
 use kiungo::ops::linear::{self, Weight};
@@ -117,6 +118,23 @@ fn losses_use_two_numbers_a_pair_and_direction() {
             let (a, p, m, mut da, mut dp, mut dm) = (rows(), rows(), rows(), rows(), rows(), rows());
             let mut loss = zeros(device, DType::F32, &[1]);
             Box::new(move || triplet::given(&a, &p, &m, 0.2, &mut loss, &mut da, &mut dp, &mut dm))
+        },
+    );
+    let hidden = 264;
+    uses(
+        "contrast",
+        |_| contrast::workspace_bytes(hidden),
+        |device| {
+            let sequences = Sequences::new(device, &[2, 1, 3, 1]).unwrap();
+            let h = zeros(device, DType::F32, &[7, hidden]);
+            let (mut pooled, mut dpooled) =
+                (zeros(device, DType::F32, &[4, hidden]), zeros(device, DType::F32, &[4, hidden]));
+            let (mut value, mut dh) = (zeros(device, DType::F32, &[1]), zeros(device, DType::F32, &[7, hidden]));
+            Box::new(move || {
+                let (pooling, loss, direction) = (Pooling::Mean, Loss::Triplet { margin: 0.2 }, Direction::Both);
+                let what = Contrast { sequences: &sequences, pooling, loss, direction, excluded: None };
+                contrast::forward_backward(&h, &what, &mut pooled, &mut dpooled, &mut value, &mut dh)
+            })
         },
     );
 }

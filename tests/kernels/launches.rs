@@ -162,7 +162,16 @@ fn adapters_on_word_pairs() {
     }
     include(
         &files,
-        &["lora_sm90", "lora_sm80", "linear_sm90", "linear_gemm_sm90", "linear_backward_sm90", "infonce", "triplet"],
+        &[
+            "lora_sm90",
+            "lora_sm80",
+            "linear_sm90",
+            "linear_gemm_sm90",
+            "linear_backward_sm90",
+            "contrast",
+            "infonce",
+            "triplet",
+        ],
     );
 }
 

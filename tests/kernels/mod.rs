@@ -3,6 +3,7 @@
 mod adamw;
 mod attention;
 mod clip;
+mod contrast;
 mod convert;
 mod cosine;
 mod cross_entropy;

@@ -454,7 +454,8 @@ fn thin(gpu: &Gpu, products: &[Thin]) -> Result {
         }
         gpu.launch(&Launch::new("lora_sm80", kernel, [blocks, 1, 1], THREADS, jobs))?;
         if summed > 0 {
-            gpu.launch(&Launch::new("lora_sm80", "lora_sum", [sum_blocks, 1, 1], SUM_THREADS as u32, sums))?;
+            let kernel = if sum_blocks <= gpu.multiprocessors() { "lora_sum_few" } else { "lora_sum" };
+            gpu.launch(&Launch::new("lora_sm80", kernel, [sum_blocks, 1, 1], SUM_THREADS as u32, sums))?;
         }
     }
     Ok(())
