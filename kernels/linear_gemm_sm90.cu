@@ -198,6 +198,8 @@ template <int TOKENS, bool DOUBLE> struct Nf4Gemm {
 #define LINEAR_GEMM(kind, tokens, dbl)                                                                   \
     KERNEL(linear_gemm_sm90_##kind##_##tokens, Nf4GemmSm90Params, CONSUMERS + 128, 1) { Nf4Gemm<tokens, dbl>::run(p); }
 LINEAR_GEMM(nf4, 256, false)
+LINEAR_GEMM(nf4, 192, false)
 LINEAR_GEMM(nf4, 128, false)
 LINEAR_GEMM(nf4_double, 256, true)
+LINEAR_GEMM(nf4_double, 192, true)
 LINEAR_GEMM(nf4_double, 128, true)

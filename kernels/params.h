@@ -204,7 +204,7 @@ typedef struct Nf4BackwardSm90Params {
     uint32_t unused[1];
 } Nf4BackwardSm90Params;
 
-/* linear_gemm_sm90.cu, a block tiles of 128 outputs and 128 or 256 tokens */
+/* linear_gemm_sm90.cu, a block tiles of 128 outputs and 128, 192 or 256 tokens */
 typedef struct Nf4GemmSm90Params {
     TensorMap codes;  /* as bf16 [n, k / 4] */
     TensorMap x;

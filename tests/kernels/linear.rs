@@ -166,7 +166,9 @@ fn input_gradient_of_few_tokens_over_nf4() {
 #[test]
 fn many_tokens_over_nf4_give_the_products_of_the_dequantised_weight() {
     // Outputs and tokens off the tiles; inputs of one stage and of more than the ring holds.
-    for [tokens, outputs, inputs] in [[130, 4096, 128], [129, 1032, 512], [300, 8200, 256], [600, 2056, 1280]] {
+    for [tokens, outputs, inputs] in
+        [[130, 4096, 128], [129, 1032, 512], [300, 8200, 256], [600, 2056, 1280], [768, 4096, 512], [330, 8200, 256]]
+    {
         for device in fast_gpus() {
             let mut rng = rng(5);
             let run = Run { device: &device, dtype: DType::Bf16 };

@@ -20,8 +20,9 @@ pub struct Many {
     names: Names,
 }
 
-const MANY: [Many; 2] = [
+const MANY: [Many; 3] = [
     Many { tokens: 256, step: 0.72, names: names!("linear_gemm_sm90", 256) },
+    Many { tokens: 192, step: 0.60, names: names!("linear_gemm_sm90", 192) },
     Many { tokens: 128, step: 0.45, names: names!("linear_gemm_sm90", 128) },
 ];
 const MANY_THREADS: u32 = 384;
