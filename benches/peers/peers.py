@@ -39,7 +39,10 @@ def normal(*shape, dtype=BF16):
 
 
 def time_ms(run, runs=RUNS):
-    """Milliseconds on the GPU. The pause lets the host queue the work that is timed."""
+    """Milliseconds on the GPU, which has rested as it has in benches/harness.rs. The pause in the loop lets the host queue the work
+    that is timed."""
+    torch.cuda.synchronize()
+    time.sleep(0.1)
     times = []
     for i in range(WARM_UPS + runs):
         FLUSH.sum()
