@@ -12,7 +12,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Before each row, as peers.py has it: a card that has computed for a while runs slower, and a row should not depend on those before
 /// it. Head's gradients at 512 tokens took 774 us without, 677 after a pause.
 const REST: Duration = Duration::from_millis(100);
-
 const RUNS: usize = 21;
 const WARM_UPS: usize = 3;
 /// Events around one op also count its launch, some 4 us. Ops that take less than this are timed in a graph.

@@ -23,6 +23,8 @@ struct ScalePair {
     __device__ __forceinline__ explicit ScalePair(uint2 two)
         : high(__byte_perm(two.x, two.y, 0x5410)), low(__byte_perm(two.x, two.y, 0x7632)) {}
 
+    __device__ __forceinline__ ScalePair(uint32_t high, uint32_t low) : high(high), low(low) {}
+
     __device__ __forceinline__ uint32_t times(uint32_t pair) const {
         constexpr uint32_t ZEROS = 0x80008000u;  // negative: x + -0 is x
         return multiply_add_pairs(pair, high, multiply_add_pairs(pair, low, ZEROS));

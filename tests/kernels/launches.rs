@@ -246,5 +246,6 @@ fn products() {
             }));
         }
     }
-    include(&files, &["gemm_sm90", "gemm_sm80", "linear_few", "linear", "linear_backward", "linear_gemm_sm90"]);
+    include(&files, &["gemm_sm90", "gemm_sm80", "linear_few", "linear", "linear_backward"]);
+    include(&files, &["linear_gemm_sm90", "linear_gemm_backward_sm90"]);
 }

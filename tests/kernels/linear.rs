@@ -189,6 +189,57 @@ fn many_tokens_over_nf4_give_the_products_of_the_dequantised_weight() {
     }
 }
 
+#[test]
+fn input_gradient_of_many_tokens_over_nf4() {
+    // For a GPU alone. Outputs, inputs and tokens off the tiles; an odd number of stages, few, and more than the ring holds; tiles
+    // that are one round and several, whole and in parts.
+    for ([tokens, inputs], outputs) in [
+        ([130, 4096], [1000, 328]),
+        ([200, 4352], [264, 4096]),
+        ([257, 4096], [2056, 1032]),
+        ([520, 4416], [1032, 200]),
+        ([512, 2048], [4104, 520]),
+        ([777, 8448], [840, 1288]),
+        ([768, 4096], [1032, 4096]),
+        ([1000, 1536], [4096, 72]),
+        ([1100, 2112], [2056, 264]),
+    ] {
+        for device in fast_gpus() {
+            let mut rng = rng(9);
+            let run = Run { device: &device, dtype: DType::Bf16 };
+            for double in [false, true] {
+                if double && inputs % 256 != 0 {
+                    continue;
+                }
+                let dys = outputs.map(|n| run.tensor(&normal_bf16(&mut rng, tokens * n), &[tokens, n]));
+                let weights = outputs.map(|n| {
+                    let w = run.f32(&normal_bf16(&mut rng, n * inputs), &[n, inputs]);
+                    let nf4 = Nf4Tensor::quantize(&w, double).unwrap();
+                    let mut dense = run.poisoned(&[n, inputs]);
+                    nf4::dequantize(&nf4, &mut dense).unwrap();
+                    [Weight::Nf4(nf4), Weight::Dense(dense)]
+                });
+                let gradients = |form: usize| {
+                    let products: Vec<_> = dys.iter().zip(&weights).map(|(dy, weight)| (dy, &weight[form])).collect();
+                    let mut one = run.poisoned(&[tokens, inputs]);
+                    linear::backward_input(products[0].0, products[0].1, &mut one, false).unwrap();
+                    let mut added = run.tensor(&vec![8.0; tokens * inputs], &[tokens, inputs]);
+                    linear::backward_input(products[0].0, products[0].1, &mut added, true).unwrap();
+                    let mut sum = run.poisoned(&[tokens, inputs]);
+                    linear::backward_inputs(&products, &mut sum).unwrap();
+                    [one, added, sum].map(|dx| dx.to_f32().unwrap())
+                };
+                let [fused, again, apart] = [0, 0, 1].map(gradients);
+                for (i, what) in ["one layer", "added to", "two layers"].into_iter().enumerate() {
+                    let what = format!("{tokens}x{inputs}, {outputs:?}, double {double}: {what}");
+                    assert_close(&what, &fused[i], &apart[i], 6e-3);
+                    assert!(under_sanitizer() || fused[i] == again[i], "{what}: a second run gave other bytes");
+                }
+            }
+        }
+    }
+}
+
 /// Layers of one x, dense or in 4 bits with scales double-quantised or not: y of all, and dx of the first, the first two, and all.
 #[test]
 fn several_layers_of_few_tokens() {

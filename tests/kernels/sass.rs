@@ -69,6 +69,7 @@ fn products_run_on_tensor_cores_and_copies_are_wide() {
                 "gemm_sm90" | "attention_sm90" | "linear_sm90" | "linear_backward_sm90" | "linear_gemm_sm90" => {
                     &["HGMMA.64x", "UTMALDG.2D", "SYNCS"]
                 }
+                "linear_gemm_backward_sm90" => &["HGMMA.64x", "UTMALDG.2D", "SYNCS", "LDSM.16.MT88.4", "STG.E.128"],
                 "attention_backward_sm90" => &["HGMMA.64x", "UTMALDG.2D", "SYNCS", "UBLKRED.G.S.ADD.F32"],
                 "attention_statistics_sm90" => &["LDG.E.128"],
                 "gemm_sm80" | "attention_sm80" | "attention_backward_sm80" | "attention_short_sm80" => {

@@ -1,6 +1,7 @@
 //! An NF4 weight without a dequantised copy in memory: which kernel, if any, takes how many tokens.
 
 mod backward;
+mod backward_many;
 mod few;
 mod many;
 mod sm80;

@@ -1,10 +1,11 @@
-//! Launches of `linear_backward.cu` and, on Hopper, `linear_backward_sm90.cu`: the gradient of the input of few tokens.
+//! Launches of the gradient of the input: of few tokens by `linear_backward.cu` and, on Hopper, `linear_backward_sm90.cu`; of
+//! many by [`backward_many`].
 //!
 //! Blocks take parts of the outputs, so many that every multiprocessor has one; their sums are added up by a second launch.
 
-use super::is_roomy;
 use super::sm90::{LAYERS, MAP_SIZE, TABLE_BYTES, around_table};
 use super::{BLOCK, MAP_BYTES, Names, names};
+use super::{backward_many, is_roomy};
 use crate::device::{DType, Gpu, Launch, TensorMap};
 use crate::ops::Result;
 use crate::ops::gemm::cuda::HOPPER;
@@ -87,21 +88,25 @@ impl Kernel {
         }
         let launch = Launch::new("linear_backward_sm90", self.names.of(double), grid, self.threads, params)
             .shared(around_table(self.stages, stage));
-        layers.iter().enumerate().fold(launch, |launch, (i, layer)| {
-            let [rows, outputs, inputs] = [layer.m, layer.n, layer.k].map(|x| x as usize);
-            // Four codes are the two bytes of a bf16.
-            let block = [self.outputs, INPUTS / 4];
-            let codes = TensorMap { address: layer.codes, shape: [outputs, inputs / 4], block };
-            let dy = TensorMap { address: layer.x, shape: [rows, outputs], block: [self.tokens, BLOCK] };
-            launch
-                .tensor_map(offset_of!(Nf4BackwardSm90Params, codes) + i * MAP_SIZE, codes)
-                .tensor_map(offset_of!(Nf4BackwardSm90Params, dy) + i * MAP_SIZE, dy)
-        })
+        with_maps(launch, layers, [self.outputs, INPUTS / 4], [self.tokens, BLOCK])
     }
 }
 
+/// The launch with [`Nf4BackwardSm90Params`]' maps of each layer's codes, four in a bf16, and dy, in blocks of so many rows and
+/// columns.
+pub fn with_maps(launch: Launch, layers: &[Nf4LinearParams], codes: [usize; 2], dy: [usize; 2]) -> Launch {
+    layers.iter().enumerate().fold(launch, |launch, (i, layer)| {
+        let [rows, outputs, inputs] = [layer.m, layer.n, layer.k].map(|x| x as usize);
+        let codes = TensorMap { address: layer.codes, shape: [outputs, inputs / 4], block: codes };
+        let dy = TensorMap { address: layer.x, shape: [rows, outputs], block: dy };
+        launch
+            .tensor_map(offset_of!(Nf4BackwardSm90Params, codes) + i * MAP_SIZE, codes)
+            .tensor_map(offset_of!(Nf4BackwardSm90Params, dy) + i * MAP_SIZE, dy)
+    })
+}
+
 /// `dx = dy W`, or `dx += dy W`, of one layer or summed over several of one kind of scales; a layer's `x` is dy, its `y` dx. None
-/// for more tokens or layers than a kernel takes, or a card without the room.
+/// for more tokens or layers than a kernel takes or than are better taken apart, or a card without the room.
 pub fn launches(gpu: &Gpu, double: bool, layers: &[Nf4LinearParams], accumulate: bool) -> Result<Option<Vec<Launch>>> {
     let linear = layers[0];
     let [rows, inputs] = [linear.m, linear.k].map(|x| x as usize);
@@ -110,7 +115,12 @@ pub fn launches(gpu: &Gpu, double: bool, layers: &[Nf4LinearParams], accumulate:
         return Ok(None);
     }
     let kernels: &[Kernel] = if hopper { &ON_HOPPER } else { &KERNELS };
-    let Some(kernel) = kernels.iter().find(|k| rows <= k.tokens) else { return Ok(None) };
+    let Some(kernel) = kernels.iter().find(|k| rows <= k.tokens) else {
+        let params = Nf4BackwardParams { linear, parts: 0, count: 1, accumulate: accumulate.into() };
+        let many = if hopper { backward_many::choose(gpu, layers) } else { None };
+        let multiprocessors = gpu.multiprocessors() as usize;
+        return Ok(many.map(|many| vec![many.launch(multiprocessors, double, params, layers)]));
+    };
     let count = kernel.parts(gpu.multiprocessors() as usize, layers);
     let parts = if count > 1 { gpu.workspace(count * rows * inputs * DType::F32.size())? } else { 0 };
     let params = Nf4BackwardParams { linear, parts, count: count as u32, accumulate: accumulate.into() };

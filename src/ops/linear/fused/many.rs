@@ -61,8 +61,6 @@ impl Many {
 /// The kernel for many tokens that takes less time, by `margin` microseconds, than dequantising the weight and the product
 /// with it.
 pub fn choose(gpu: &Gpu, sizes: [usize; 3], margin: f64) -> Option<&'static Many> {
-    const DEQUANTIZE: f64 = 5.0;
-    const BYTES: f64 = 2.8e6;
     let [_, outputs, inputs] = sizes;
     if gpu.capability() != HOPPER || !outputs.is_multiple_of(8) || !inputs.is_multiple_of(2 * BLOCK) {
         return None;
@@ -70,9 +68,15 @@ pub fn choose(gpu: &Gpu, sizes: [usize; 3], margin: f64) -> Option<&'static Many
     let multiprocessors = gpu.multiprocessors() as usize;
     let (many, time) =
         MANY.iter().map(|many| (many, many.time(multiprocessors, sizes))).min_by(|a, b| a.1.total_cmp(&b.1))?;
+    (time + margin < dequantized(outputs * inputs) + tiles::time(multiprocessors, sizes)).then_some(many)
+}
+
+/// Microseconds that dequantising so many values takes.
+pub fn dequantized(values: usize) -> f64 {
+    const START: f64 = 5.0;
+    const BYTES: f64 = 2.8e6;
     // Half a byte and a sixteenth of an absmax read, two bytes written.
-    let dequantize = DEQUANTIZE + (outputs * inputs) as f64 * (0.5 + 4.0 / 64.0 + 2.0) / BYTES;
-    (time + margin < dequantize + tiles::time(multiprocessors, sizes)).then_some(many)
+    START + values as f64 * (0.5 + 4.0 / 64.0 + 2.0) / BYTES
 }
 
 /// True where [`super::forward`] is faster than dequantising the weight and the product with it by so many microseconds at least,
