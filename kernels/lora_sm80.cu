@@ -71,11 +71,12 @@ template <int RANKS> struct ThinShared {
     bf16 right[2 * RANKS * DEPTH];
 };
 
-template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
+// FEW: blocks of a step or two, which wait for loads and for their own code: dropout is drawn while they are under way, in a loop, and
+// everything stands here once. It needs registers that blocks of more steps are better off without (2 us of 25).
+template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR, bool FEW> struct Thin {
     using Activations = SwizzledTile<8>;
     using Right = Factor<RANKS, DEPTH, FACTOR_K_MAJOR>;
     static constexpr int ROWS = 64, CHUNKS = ROWS * DEPTH / 8 / THREADS;
-    static constexpr uint32_t FEW = 2;  // steps
     static_assert(CHUNKS * 8 <= 32, "bits of a thread's chunks");
 
     struct Stage {
@@ -146,9 +147,7 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
             }
             __syncthreads();
         };
-        if (RANKS == 16 && last - first <= FEW) {
-            // A block of a step or two waits for loads and for its own code: dropout is drawn while they are under way, in a loop,
-            // and everything stands here once.
+        if constexpr (FEW) {
             for (uint32_t step = first; step <= last; step++) {
                 uint32_t bits = dropout.threshold == 0 ? UINT32_MAX : 0;
                 if (step < last) load(stage, p, m0, r0, step * DEPTH);
@@ -171,16 +170,18 @@ template <int RANKS, bool M_MAJOR, bool FACTOR_K_MAJOR> struct Thin {
         const auto m = [&](int i) { return row + i % 4 / 2 * 8; };
         const auto r = [&](int i) { return r0 + i / 4 * 8 + lane % 4 * 2 + i % 2; };
         const auto place = [&](int i) { return to + (transposed ? (size_t)r(i) * p.m + m(i) : (size_t)m(i) * p.n + r(i)); };
-        float before[RANKS / 2] = {};  // asked for together: each would else wait for the store before it
-        if (p.out) {
-#pragma unroll
-            for (int i = 0; i < RANKS / 2; i++) {
-                if (m(i) < p.m && r(i) < p.n) before[i] = *place(i);
-            }
-        }
         const float scale = p.out ? p.scale : 1.0f;
+        float before[RANKS / 2] = {};
+        const auto ask = [&](int i) {
+            if (p.out && m(i) < p.m && r(i) < p.n) before[i] = *place(i);
+        };
+        if constexpr (FEW) {  // together: each would else wait for the store before it
+#pragma unroll
+            for (int i = 0; i < RANKS / 2; i++) ask(i);
+        }
 #pragma unroll
         for (int i = 0; i < RANKS / 2; i++) {
+            if constexpr (!FEW) ask(i);
             if (m(i) < p.m && r(i) < p.n) *place(i) = fmaf(scale, sum[i / 4][i % 4], before[i]);
         }
     }
@@ -309,18 +310,19 @@ template <bool FACTOR_K_MAJOR, int COLUMNS> struct Wide {
 };
 
 // s = drop(x) a^T; ds = dy b; db = dy^T s; da^T = drop(x)^T ds. Ranks up to 16, up to 32, and 64 at a time.
-template <int RANKS> __device__ __forceinline__ void thin(const LoraThinParams& p) {
+template <int RANKS, bool FEW = false> __device__ __forceinline__ void thin(const LoraThinParams& p) {
     __shared__ __align__(16) ThinShared<RANKS> shared;
     let_next_in(RANKS == 16 ? 4 : RANKS == 32 ? 3 : 2);
     uint32_t block;
     const LoraThinJob& job = my_job(p, block);
     switch (job.kind) {
-        case KIUNGO_LORA_DOWN: return Thin<RANKS, false, true>::run(job, block, shared);
-        case KIUNGO_LORA_DS: return Thin<RANKS, false, false>::run(job, block, shared);
-        default: return Thin<RANKS, true, false>::run(job, block, shared);
+        case KIUNGO_LORA_DOWN: return Thin<RANKS, false, true, FEW>::run(job, block, shared);
+        case KIUNGO_LORA_DS: return Thin<RANKS, false, false, FEW>::run(job, block, shared);
+        default: return Thin<RANKS, true, false, FEW>::run(job, block, shared);
     }
 }
 KERNEL(lora_thin_16, LoraThinParams, THREADS, 4) { thin<16>(p); }
+KERNEL(lora_thin_16_few, LoraThinParams, THREADS, 4) { thin<16, true>(p); }
 KERNEL(lora_thin_32, LoraThinParams, THREADS, 3) { thin<32>(p); }
 KERNEL(lora_thin_64, LoraThinParams, THREADS, 2) { thin<64>(p); }
 

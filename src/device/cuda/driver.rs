@@ -14,9 +14,13 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
-/// Where KIUNGO_IN_ORDER is set all handles share a stream, and what is begun there is waited for: compute-sanitizer has lost track
-/// of kernels in a graph or that start earlier, and of what copies under way and other streams write.
+/// Where KIUNGO_IN_ORDER is set kernels are launched one by one, and start one after another, and copies on the device are waited for:
+/// compute-sanitizer has lost track of kernels in a graph or that start earlier.
 static IN_ORDER: LazyLock<bool> = LazyLock::new(|| std::env::var_os("KIUNGO_IN_ORDER").is_some());
+/// Where it is `one-stream` all handles share a stream, and whatever is begun there is waited for: initcheck has lost track of what
+/// other streams write. (racecheck loses track of launches where it is.)
+static ONE_STREAM: LazyLock<bool> =
+    LazyLock::new(|| std::env::var("KIUNGO_IN_ORDER").is_ok_and(|order| order == "one-stream"));
 
 /// A stream of a CUDA device, and the kernels that are loaded in its context.
 pub struct Driver {
@@ -146,7 +150,7 @@ impl Driver {
 
     /// Waits for what was just begun, if that is asked for.
     fn settle(&self) -> Result<(), DeviceError> {
-        if *IN_ORDER { self.stream.synchronize().map_err(|e| failed("cuStreamSynchronize", e)) } else { Ok(()) }
+        if *ONE_STREAM { self.stream.synchronize().map_err(|e| failed("cuStreamSynchronize", e)) } else { Ok(()) }
     }
 
     fn bind(&self) -> Result<(), DeviceError> {
@@ -180,7 +184,7 @@ impl Executor for Driver {
     }
 
     fn beside(&self) -> Result<Box<dyn Executor>, DeviceError> {
-        let stream = match *IN_ORDER {
+        let stream = match *ONE_STREAM {
             true => self.stream.clone(),
             false => self.stream.context().new_stream().map_err(|e| failed("cuStreamCreate", e))?,
         };
@@ -263,7 +267,8 @@ impl Executor for Driver {
         // SAFETY: the caller owns both ranges.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
             .map_err(|e| failed(format!("copy of {bytes} bytes on the device"), e))?;
-        self.settle()
+        // Or the tool may look at where it came from when that has been freed.
+        if *IN_ORDER { self.synchronize() } else { Ok(()) }
     }
 
     fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<(), DeviceError> {

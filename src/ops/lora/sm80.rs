@@ -35,6 +35,8 @@ fn resident(ranks: usize) -> usize {
 
 /// Products of a launch.
 const JOBS: usize = KIUNGO_LORA_JOBS as usize;
+/// Of [`DEPTH`], that a block of `lora_thin_16_few` sums at most.
+const FEW_STEPS: usize = 2;
 /// Of [`DEPTH`], that a block sums before a gradient's sum is cut into parts.
 const STEPS_OF_A_PART: usize = 12;
 /// Threads of a block that adds up.
@@ -356,8 +358,12 @@ impl Thin<'_> {
 
     /// Parts that its sum is cut into where there are blocks for so many. Gradients of factors, which can be added where they
     /// belong if there is one part, have few.
+    fn steps(&self) -> usize {
+        self.sizes[2].div_ceil(DEPTH).max(1)
+    }
+
     fn parts(&self, wanted: usize) -> usize {
-        let steps = self.sizes[2].div_ceil(DEPTH).max(1);
+        let steps = self.steps();
         let most = if self.store == Store::Replace { steps } else { steps.div_ceil(STEPS_OF_A_PART) };
         wanted.clamp(1, most)
     }
@@ -433,12 +439,14 @@ fn thin(gpu: &Gpu, products: &[Thin]) -> Result {
         if products.iter().all(|product| product.tiles(ranks) == 0) {
             continue;
         }
+        let parts = all_parts(at_once(gpu, ranks), products, ranks);
+        let few = products.iter().zip(&parts).all(|(product, &parts)| product.steps().div_ceil(parts) <= FEW_STEPS);
         let kernel = match ranks {
+            16 if few => "lora_thin_16_few",
             16 => "lora_thin_16",
             32 => "lora_thin_32",
             _ => "lora_thin_64",
         };
-        let parts = all_parts(at_once(gpu, ranks), products, ranks);
         let bytes = |(product, &parts): (&Thin, &usize)| product.partial_bytes(parts);
         let mut next = gpu.workspace(products.iter().zip(&parts).map(bytes).sum())?;
         let (mut jobs, mut sums) = (LoraThinParams::default(), LoraSumParams::default());
