@@ -3,14 +3,13 @@
 //!
 //! Blocks take parts of the outputs, so many that every multiprocessor has one; their sums are added up by a second launch.
 
-use super::sm90::{LAYERS, MAP_SIZE, TABLE_BYTES, around_table};
+use super::sm90::{LAYERS, TABLE_BYTES, around_table, with_maps};
 use super::{BLOCK, MAP_BYTES, Names, names};
 use super::{backward_many, is_roomy};
-use crate::device::{DType, Gpu, Launch, TensorMap};
+use crate::device::{DType, Gpu, Launch};
 use crate::ops::Result;
 use crate::ops::gemm::cuda::HOPPER;
 use crate::ops::params::{Nf4BackwardParams, Nf4BackwardSm90Params, Nf4LinearParams};
-use std::mem::offset_of;
 
 /// Of the weight a block.
 const INPUTS: usize = 256;
@@ -90,19 +89,6 @@ impl Kernel {
             .shared(around_table(self.stages, stage));
         with_maps(launch, layers, [self.outputs, INPUTS / 4], [self.tokens, BLOCK])
     }
-}
-
-/// The launch with [`Nf4BackwardSm90Params`]' maps of each layer's codes, four in a bf16, and dy, in blocks of so many rows and
-/// columns.
-pub fn with_maps(launch: Launch, layers: &[Nf4LinearParams], codes: [usize; 2], dy: [usize; 2]) -> Launch {
-    layers.iter().enumerate().fold(launch, |launch, (i, layer)| {
-        let [rows, outputs, inputs] = [layer.m, layer.n, layer.k].map(|x| x as usize);
-        let codes = TensorMap { address: layer.codes, shape: [outputs, inputs / 4], block: codes };
-        let dy = TensorMap { address: layer.x, shape: [rows, outputs], block: dy };
-        launch
-            .tensor_map(offset_of!(Nf4BackwardSm90Params, codes) + i * MAP_SIZE, codes)
-            .tensor_map(offset_of!(Nf4BackwardSm90Params, dy) + i * MAP_SIZE, dy)
-    })
 }
 
 /// `dx = dy W`, or `dx += dy W`, of one layer or summed over several of one kind of scales; a layer's `x` is dy, its `y` dx. None

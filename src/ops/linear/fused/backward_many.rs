@@ -1,8 +1,7 @@
 //! Launches of `linear_gemm_backward_sm90.cu`: the gradient of the input of many tokens, on Hopper.
 
-use super::backward::with_maps;
 use super::many::dequantized;
-use super::sm90::{BELOW_TABLE, TABLE_BYTES};
+use super::sm90::{BELOW_TABLE, TABLE_BYTES, with_maps};
 use super::{BLOCK, Names, names};
 use crate::device::{Gpu, Launch};
 use crate::ops::gemm::tiles;

@@ -1,8 +1,8 @@
-//! Launches of `linear_sm90.cu`: few tokens, on Hopper.
+//! Launches of `linear_sm90.cu`: few tokens, on Hopper; and what those of the gradient of the input share with them.
 
 use super::{BLOCK, MAP_BYTES, Names, names};
 use crate::device::{DType, Launch, TensorMap};
-use crate::ops::params::{KIUNGO_NF4_LAYERS, Nf4LinearParams, Nf4LinearSm90Params};
+use crate::ops::params::{KIUNGO_NF4_LAYERS, Nf4BackwardSm90Params, Nf4LinearParams, Nf4LinearSm90Params};
 use std::mem::offset_of;
 
 /// Tables of pairs of values lie at a multiple of 64 KB; what is below it is short of what the system keeps.
@@ -32,7 +32,7 @@ const OUTPUTS: usize = 128;
 /// Layers of one x in a launch.
 pub const LAYERS: usize = KIUNGO_NF4_LAYERS as usize;
 /// Bytes of a tensor map.
-pub const MAP_SIZE: usize = size_of::<crate::ops::params::TensorMap>();
+const MAP_SIZE: usize = size_of::<crate::ops::params::TensorMap>();
 /// Stages begin at multiples of this, as swizzled lines do.
 const STAGE_ALIGNMENT: usize = 1024;
 
@@ -80,4 +80,17 @@ fn splits(tiles: usize, steps: usize, multiprocessors: usize) -> usize {
     const MOST: usize = 8;
     let spare = multiprocessors * 7 / 8;
     (1..=MOST.min(steps)).rev().find(|splits| tiles * splits <= spare).unwrap_or(1)
+}
+
+/// The launch with [`Nf4BackwardSm90Params`]' maps of each layer's codes, four in a bf16, and dy, in blocks of so many rows and
+/// columns.
+pub fn with_maps(launch: Launch, layers: &[Nf4LinearParams], codes: [usize; 2], dy: [usize; 2]) -> Launch {
+    layers.iter().enumerate().fold(launch, |launch, (i, layer)| {
+        let [rows, outputs, inputs] = [layer.m, layer.n, layer.k].map(|x| x as usize);
+        let codes = TensorMap { address: layer.codes, shape: [outputs, inputs / 4], block: codes };
+        let dy = TensorMap { address: layer.x, shape: [rows, outputs], block: dy };
+        launch
+            .tensor_map(offset_of!(Nf4BackwardSm90Params, codes) + i * MAP_SIZE, codes)
+            .tensor_map(offset_of!(Nf4BackwardSm90Params, dy) + i * MAP_SIZE, dy)
+    })
 }
