@@ -150,7 +150,7 @@ impl Driver {
 
     /// Waits for what was just begun, if that is asked for.
     fn settle(&self) -> Result<(), DeviceError> {
-        if *ONE_STREAM { self.stream.synchronize().map_err(|e| failed("cuStreamSynchronize", e)) } else { Ok(()) }
+        if *ONE_STREAM { self.synchronize() } else { Ok(()) }
     }
 
     fn bind(&self) -> Result<(), DeviceError> {

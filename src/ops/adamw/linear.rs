@@ -111,7 +111,7 @@ pub fn update_linears(
     }
     for LinearLayer { dy, w, moments, copy, rounding } in layers {
         match op.device() {
-            Device::Cuda(gpu) if cuda::fits_all(gpu, x, w) && moments.precision() == Precision::Blocks8 => {
+            Device::Cuda(gpu) if cuda::fits_all(gpu, x, w, moments) => {
                 gpu.launch(&cuda::update(gpu, source, *rounding, dy, x, w, moments, copy.as_deref(), squares)?)?;
             }
             _ => {
@@ -129,8 +129,7 @@ pub fn measure_linear(dy: &Tensor, x: &Tensor, w: &Tensor, moments: &Moments, sq
     let check = Check::new("adamw", w);
     check_operands(&check, dy, x, w)?;
     if let Device::Cuda(gpu) = check.device()
-        && cuda::fits_all(gpu, x, w)
-        && moments.precision() == Precision::Blocks8
+        && cuda::fits_all(gpu, x, w, moments)
     {
         moments::check_squares(&check, w, squares)?;
         return Ok(gpu.launch(&cuda::measure(gpu, dy, x, w, squares)?)?);

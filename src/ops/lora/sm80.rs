@@ -356,12 +356,13 @@ impl Thin<'_> {
         m.div_ceil(ROWS) * rank.div_ceil(ranks)
     }
 
-    /// Parts that its sum is cut into where there are blocks for so many. Gradients of factors, which can be added where they
-    /// belong if there is one part, have few.
+    /// Of [`DEPTH`], of its sum.
     fn steps(&self) -> usize {
         self.sizes[2].div_ceil(DEPTH).max(1)
     }
 
+    /// Parts that its sum is cut into where there are blocks for so many. Gradients of factors, which can be added where they
+    /// belong if there is one part, have few.
     fn parts(&self, wanted: usize) -> usize {
         let steps = self.steps();
         let most = if self.store == Store::Replace { steps } else { steps.div_ceil(STEPS_OF_A_PART) };

@@ -1,7 +1,7 @@
 //! The launches of `adamw_linear.cu`.
 
 use super::super::cuda::update_params;
-use super::{Moments, Rounding, Source};
+use super::{Moments, Precision, Rounding, Source};
 use crate::device::{DType, Gpu, Launch, Tensor};
 use crate::ops::Result;
 use crate::ops::params::{
@@ -29,8 +29,9 @@ pub fn fits(gpu: &Gpu, tokens: usize, [outputs, inputs]: [usize; 2]) -> bool {
 }
 
 /// The same for these tensors.
-pub fn fits_all(gpu: &Gpu, x: &Tensor, w: &Tensor) -> bool {
-    x.dtype() == DType::Bf16 && fits(gpu, x.rows(), [w.rows(), w.columns()])
+pub fn fits_all(gpu: &Gpu, x: &Tensor, w: &Tensor, moments: &Moments) -> bool {
+    let types = x.dtype() == DType::Bf16 && moments.precision() == Precision::Blocks8;
+    types && fits(gpu, x.rows(), [w.rows(), w.columns()])
 }
 
 #[expect(clippy::too_many_arguments, reason = "the equations have that many names")]
