@@ -97,25 +97,9 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
         __device__ __forceinline__ float* sums() const { return reinterpret_cast<float*>(memory + ABOVE); }
     };
 
-    // Where a stage is among the outputs of all layers.
-    struct At {
-        uint32_t layer = 0;
-        int step;
-        __device__ __forceinline__ At(const Nf4BackwardSm90Params& p, int step) : step(step) { settle(p); }
-        __device__ __forceinline__ void advance(const Nf4BackwardSm90Params& p) {
-            step++;
-            settle(p);
-        }
-
-      private:
-        __device__ __forceinline__ void settle(const Nf4BackwardSm90Params& p) {
-            while (layer + 1 < KIUNGO_NF4_LAYERS && step >= (int)p.steps[layer]) step -= p.steps[layer++];
-        }
-    };
-
     // One thread asks for a stage's codes.
     static __device__ __forceinline__ void load_codes(const Nf4BackwardSm90Params& p, Stage& stage, Barrier* full,
-                                                      uint32_t input0, const At& at) {
+                                                      uint32_t input0, const LayerStage& at) {
         barrier_arrive_expecting(full, sizeof(stage.codes) + sizeof(stage.dy));
         tma_load(stage.codes, &p.codes[at.layer], input0 / 4, at.step * OUTPUTS, full);
     }
@@ -127,11 +111,11 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
         const bool leads = threadIdx.x == CONSUMERS;
         const uint32_t mine = threadIdx.x % 128, block0 = input0 / KIUNGO_NF4_BLOCK;
         const int ahead = min(steps, STAGES);
-        At place(p, first);
+        LayerStage place(p, first);
         Scales<DOUBLE> next;
         next.load(p.layers[place.layer], place.step * OUTPUTS + mine, block0);
         if (leads) {
-            At at(p, first);
+            LayerStage at(p, first);
             for (int i = 0; i < ahead; i++, at.advance(p)) load_codes(p, shared.stage(i), &shared.small().full[i], input0, at);
         }
         wait_for_launch();
@@ -139,7 +123,7 @@ template <int TOKENS, int OUTPUTS, int STAGES, int DEEP, int ACROSS, bool DOUBLE
         for (int i = 0; i < steps; i++, at.advance()) {
             Stage& stage = shared.stage(at.stage);
             Barrier* full = &shared.small().full[at.stage];
-            const At now = place;
+            const LayerStage now = place;
             place.advance(p);
             const Scales<DOUBLE> scales = next;
             if (i + 1 < steps) next.load(p.layers[place.layer], place.step * OUTPUTS + mine, block0);

@@ -14,7 +14,7 @@
 // Bound by shared memory's 128 bytes a cycle. A stage of 128 inputs and 192 tokens: 384 cycles for what wgmma reads of dy, 192 to
 // bring it there, 128 each for look-ups and scales, 120 for codes; it takes 1120, its products 768. Of 256 inputs: 1530, 1990 and 1536.
 //
-// Budget of 240 registers a thread: up to 192 for sums and 16 for left sides (256 inputs), or 128 and 32. Shared memory: 64 KB for
+// Budget of 240 registers a thread: up to 192 for sums, 16 for left sides and 8 for codes. Shared memory: 64 KB for
 // the table of pairs of values, up to 128 KB for dy, 32 KB for codes, 4 KB for scales and 8 KB for results; one block a
 // multiprocessor.
 #include "kernel.cuh"
@@ -25,6 +25,7 @@
 #include "ptx/wgmma.cuh"
 #include "tile/nf4_columns_operand.cuh"
 #include "tile/nf4_pairs.cuh"
+#include "tile/nf4_parts.cuh"
 #include "tile/operand.cuh"
 #include "tile/schedule.cuh"
 
@@ -36,13 +37,14 @@ constexpr int least(int x, int y) { return x < y ? x : y; }
 // A warpgroup multiplies TILES times 64 inputs with TOKENS tokens.
 template <int TILES, int TOKENS, int PARTS, bool DOUBLE> struct Nf4GemmBackward {
     static constexpr int INPUTS = 128 * TILES, BLOCKS = INPUTS / KIUNGO_NF4_BLOCK;
-    static constexpr int STEPS = TILES == 1 ? 4 : 1;  // of 16 outputs, whose left sides are decoded at once
+    // Left sides in registers; and at once, while the others' products are under way, decoded and then multiplied: of 256 inputs two
+    // take up to 3 % longer, of 128 one takes up to 8 and four up to 28 % longer.
+    static constexpr int LEFT_SIDES = 4, AT_ONCE = TILES == 1 ? 2 : 1;
     static constexpr int MINE = TOKENS / PARTS;       // tokens whose results a block makes
     static constexpr int SLAB = 32 / TILES;           // which leave at once
     using Dy = OperandTile<TOKENS, true>;
     using Table = PairTable<uint32_t>;
     using Sums = float[TILES][TOKENS / 2];
-    using Fragments = uint32_t[STEPS][TILES][4];
     using Codes = ColumnCodes[INPUTS / 128];
     using Results = uint32_t[SLAB][INPUTS / 2];  // as pairs of inputs
 
@@ -77,30 +79,13 @@ template <int TILES, int TOKENS, int PARTS, bool DOUBLE> struct Nf4GemmBackward 
         }
     };
 
-    // Where a stage is among the outputs of all layers.
-    struct At {
-        uint32_t layer = 0;
-        int step;
-        __device__ __forceinline__ At(const Nf4BackwardSm90Params& p, int step) : step(step) { settle(p); }
-        __device__ __forceinline__ void advance(const Nf4BackwardSm90Params& p) {
-            step++;
-            settle(p);
-        }
-
-      private:
-        __device__ __forceinline__ void settle(const Nf4BackwardSm90Params& p) {
-            while (step >= (int)p.steps[layer] && layer + 1 < KIUNGO_NF4_LAYERS && p.steps[layer + 1] > 0) {
-                step -= p.steps[layer++];
-            }
-        }
-    };
-    // A block's stages of a tile, by twos; the last may be one beyond the last layer, of zeros.
+    // A block's stages of a tile.
     struct Range {
         int first, steps;
         __device__ __forceinline__ Range(const Nf4BackwardSm90Params& p, uint32_t part) {
-            const int twos = (p.steps[0] + p.steps[1] + p.steps[2] + 1) / 2;
-            first = twos * part / PARTS * 2;
-            steps = twos * (part + 1) / PARTS * 2 - first;
+            const int all = p.steps[0] + p.steps[1] + p.steps[2];
+            first = all * part / PARTS;
+            steps = all * (part + 1) / PARTS - first;
         }
     };
 
@@ -118,7 +103,7 @@ template <int TILES, int TOKENS, int PARTS, bool DOUBLE> struct Nf4GemmBackward 
         const uint32_t mine = threadIdx.x % DEPTH, which = threadIdx.x / DEPTH * TILES;
         Ring<STAGES> ring;
         each_tile(p.backward.linear, [&](uint32_t input0, uint32_t token0) {
-            At at(p, range.first), ahead = at;
+            LayerStage at(p, range.first), ahead = at;
             OneScale<DOUBLE> scales[2][TILES];
             const auto ask = [&](OneScale<DOUBLE>(&scales)[TILES]) {
                 const uint32_t output = ahead.step * DEPTH + mine, block = input0 / KIUNGO_NF4_BLOCK + which;
@@ -151,7 +136,7 @@ template <int TILES, int TOKENS, int PARTS, bool DOUBLE> struct Nf4GemmBackward 
             };
             for (int left = range.steps; left > 0; left -= 2) {
                 step(scales[0]);
-                step(scales[1]);
+                if (left > 1) step(scales[1]);
             }
         });
     }
@@ -162,10 +147,6 @@ template <int TILES, int TOKENS, int PARTS, bool DOUBLE> struct Nf4GemmBackward 
         return consumer * (TILES == 1 ? 1 : 64) + thread / 32 % 4 * 16 + thread % 32 / 4 * 2;
     }
 
-    static __device__ __forceinline__ void keep_all(Fragments& a) {
-#pragma unroll
-        for (int i = 0; i < STEPS * TILES * 4; i++) asm volatile("" : "+r"(a[i / 4 / TILES][i / 4 % TILES][i % 4]));
-    }
     static __device__ __forceinline__ void keep_all(Sums& sums) {
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) keep(sums[tile]);
@@ -189,21 +170,23 @@ template <int TILES, int TOKENS, int PARTS, bool DOUBLE> struct Nf4GemmBackward 
         keep_all(sums);
     }
 
+    // Gives the other block the sums of its tokens; those of one's own, block RANK's, go to the first place.
+    template <int RANK> static __device__ __forceinline__ void give(Sums& sums, float4* theirs) {
+#pragma unroll
+        for (int i = 0; i < TILES * MINE / 2; i += 4) {
+            float* sum = sums[i / (MINE / 2)] + i % (MINE / 2);
+            const float* from = sum + (1 - RANK) * (MINE / 2);
+            store_shared_of(theirs + i / 4 * CONSUMERS, 1 - RANK, make_float4(from[0], from[1], from[2], from[3]));
+#pragma unroll
+            for (int j = 0; j < 4; j++) sum[j] = sum[RANK * (MINE / 2) + j];
+        }
+    }
+
     // A cluster's blocks exchange their sums, after which each has those of its MINE tokens, in the first place.
     static __device__ __forceinline__ void exchange(Sums& sums, const Shared& shared, uint32_t rank) {
         float4* theirs = reinterpret_cast<float4*>(shared.above) + fresh_thread() - 128;
         cluster_sync();  // nobody computes from what is overwritten
-#pragma unroll
-        for (int i = 0; i < TILES * MINE / 2; i += 4) {
-            float* sum = sums[i / (MINE / 2)] + i % (MINE / 2);
-            float give[4];
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                give[j] = rank == 0 ? sum[MINE / 2 + j] : sum[j];
-                sum[j] = rank == 0 ? sum[j] : sum[MINE / 2 + j];
-            }
-            store_shared_of(theirs + i / 4 * CONSUMERS, 1 - rank, make_float4(give[0], give[1], give[2], give[3]));
-        }
+        rank == 0 ? give<0>(sums, theirs) : give<1>(sums, theirs);
         cluster_sync();
 #pragma unroll
         for (int i = 0; i < TILES * MINE / 2; i += 4) {
@@ -256,62 +239,43 @@ template <int TILES, int TOKENS, int PARTS, bool DOUBLE> struct Nf4GemmBackward 
         each_tile(linear, [&](uint32_t input0, uint32_t token0) {
             Sums sums;
             begin(sums, linear, rank == 0 && p.backward.accumulate, input0, token0);
-            Fragments a[2];
-            // Begins the products of STEPS steps; those before, if any, are done once at most these are under way.
-            const auto multiply = [&](Fragments& a, Fragments& before, uint64_t dy) {
-                wgmma_begin();
-#pragma unroll
-                for (int i = 0; i < STEPS; i++) {
-#pragma unroll
-                    for (int tile = 0; tile < TILES; tile++) {
-                        wgmma_registers<TOKENS, true>(sums[tile], a[i][tile], Dy::further(dy, i * 32));
-                    }
-                }
-                wgmma_commit();
-                wgmma_wait<1>();
-                keep_all(before);
-            };
-            const auto stage = [&](Fragments& a, Fragments& b, bool any) {
+            uint32_t a[LEFT_SIDES][4];
+            const auto stage = [&](bool any) {
                 barrier_wait(&shared.below.full[at.stage], at.parity);
-                const auto& codes = shared.below.codes[at.stage][part];
                 const BlockScales& scales = shared.below.scales[at.stage][part * 2 + warp / 2];
                 const uint64_t dy = Dy::descriptor(shared.dy(at.stage), 0, 0);
+                uint32_t four[2][4];
 #pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    uint32_t four[4];
-                    read_columns(four, codes, half);
-                    if constexpr (TILES == 1) {
-                        const uint32_t low = __byte_perm(four[0], four[1], selector);
-                        const uint32_t high = __byte_perm(four[2], four[3], selector);
-                        const ColumnPairs pairs(__byte_perm(low, high, 0x5410), __byte_perm(low, high, 0x7632));
-                        decode<1>(a[half * 2], look, pairs, 0, scales[half * 2]);
-                        decode<1>(a[half * 2 + 1], look, pairs, 2, scales[half * 2 + 1]);
-                    } else {
+                for (int half = 0; half < 2; half++) read_columns(four[half], shared.below.codes[at.stage][part], half);
 #pragma unroll
-                        for (int i = 0; i < 2; i++) {
-                            const uint32_t first = four[i * 2], second = four[i * 2 + 1];
-                            const ColumnPairs pairs(__byte_perm(first, second, 0x5410), __byte_perm(first, second, 0x7632));
-                            decode<2>(i == 0 ? a[0] : b[0], look, pairs, 0, scales[half * 2 + i]);
-                            multiply(i == 0 ? a : b, i == 0 ? b : a, Dy::further(dy, (half * 2 + i) * 32));
-                            if (half + i == 0 && any) release((at.stage + STAGES - 1) % STAGES);
+                for (int two = 0; two < DEPTH / 16 * TILES; two += 2) {  // left sides: of two steps, or both of a step
+                    const auto weights = [&](int i) { return ColumnStep<TILES>(four[i / TILES / 2], i / TILES % 2, selector); };
+                    const ColumnStep<TILES> codes[2] = {weights(two), weights(two + 1)};
+                    const StepScales scale[2] = {StepScales(scales[two / TILES]), StepScales(scales[(two + 1) / TILES])};
+#pragma unroll
+                    for (int first = two; first < two + 2; first += AT_ONCE) {
+                        wgmma_wait<LEFT_SIDES / AT_ONCE - 1>();
+                        if (first == LEFT_SIDES - AT_ONCE && any) release((at.stage + STAGES - 1) % STAGES);
+#pragma unroll
+                        for (int i = first; i < first + AT_ONCE; i++) {
+                            keep(a[i % LEFT_SIDES]);
+                            decode(a[i % LEFT_SIDES], look, codes[i % 2], i % TILES, scale[i % 2]);
                         }
+                        wgmma_begin();
+#pragma unroll
+                        for (int i = first; i < first + AT_ONCE; i++) {
+                            wgmma_registers<TOKENS, true>(sums[i % TILES], a[i % LEFT_SIDES], Dy::further(dy, i / TILES * 32));
+                        }
+                        wgmma_commit();
                     }
-                }
-                if constexpr (TILES == 1) {
-                    multiply(a, b, dy);
-                    if (any) release((at.stage + STAGES - 1) % STAGES);
                 }
                 at.advance();
             };
-            int left = range.steps;
-            for (bool any = false; left > 0; any = true, left -= 2) {
-                stage(a[0], a[1], any);
-                stage(a[TILES == 1], a[TILES != 1], true);
-            }
+            for (int left = range.steps; left > 0; left--) stage(left < range.steps);
             wgmma_wait<0>();
             keep_all(sums);
-            keep_all(a[0]);
-            keep_all(a[1]);
+#pragma unroll
+            for (int i = 0; i < LEFT_SIDES; i++) keep(a[i]);
             release((at.stage + STAGES - 1) % STAGES);
             if (PARTS > 1) exchange(sums, shared, rank);
             send(sums, linear, shared.results(), input0, token0 + rank * MINE);

@@ -21,6 +21,11 @@ template <int N> __device__ __forceinline__ void keep(float (&sum)[N]) {
 #pragma unroll
     for (int i = 0; i < N; i++) asm volatile("" : "+f"(sum[i])::"memory");
 }
+// Likewise what products read, which must not be overwritten before they are done.
+template <int N> __device__ __forceinline__ void keep(uint32_t (&a)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+r"(a[i]));
+}
 
 // One function a width N below; `wgmma` at the end of the file chooses.
 template <bool A_K_MAJOR, bool B_K_MAJOR>

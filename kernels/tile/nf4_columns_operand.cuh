@@ -55,20 +55,41 @@ __device__ __forceinline__ void read_columns(uint32_t (&four)[4], const ColumnCo
     ldmatrix_x4_trans(four, codes[half * 32 + lane] + (warp ^ lane / 2 % 4) * 16);
 }
 
-// The left sides of 16 outputs, whose `scales` are given, for TILES products: of the first eight outputs from byte `first` on, a
-// byte a product, then of the others.
+// Step 0 or 1 of those 32 outputs, for a lane that takes TILES of every two of its inputs: with 1 those of four neighbours that the
+// selector names (0x6240 or 0x7351, of two words of codes the bytes).
+template <int TILES> struct ColumnStep {
+    uint32_t even, odd;  // a byte is two outputs of one input: by eight outputs, then by product
+
+    __device__ __forceinline__ ColumnStep(const uint32_t (&four)[4], int step, uint32_t selector) {
+        if constexpr (TILES == 1) {
+            const uint32_t low = __byte_perm(four[0], four[1], selector), high = __byte_perm(four[2], four[3], selector);
+            const ColumnPairs both(__byte_perm(low, high, 0x5410), __byte_perm(low, high, 0x7632));
+            even = both.even >> step * 16, odd = both.odd >> step * 16;
+        } else {
+            const uint32_t first = four[step * 2], second = four[step * 2 + 1];
+            const ColumnPairs pairs(__byte_perm(first, second, 0x5410), __byte_perm(first, second, 0x7632));
+            even = pairs.even, odd = pairs.odd;
+        }
+    }
+};
+
+// A lane's scales of a step's 16 outputs, eight and eight.
+struct StepScales {
+    ScalePair eight[2];
+    __device__ __forceinline__ explicit StepScales(const uint2 (&scales)[4][2]) : StepScales(load_16(scales[threadIdx.x % 4])) {}
+
+  private:
+    __device__ __forceinline__ explicit StepScales(uint4 both) : eight{{both.x, both.y}, {both.z, both.w}} {}
+};
+
+// The left side of a step for one of TILES products.
 template <int TILES>
-__device__ __forceinline__ void decode(uint32_t (&a)[TILES][4], const PairTable<uint32_t>::Look& look, const ColumnPairs& pairs,
-                                       int first, const uint2 (&scales)[4][2]) {
-    const uint4 both = load_16(scales[threadIdx.x % 4]);
-    const ScalePair scale[2] = {{both.x, both.y}, {both.z, both.w}};
+__device__ __forceinline__ void decode(uint32_t (&a)[4], const PairTable<uint32_t>::Look& look, const ColumnStep<TILES>& weights,
+                                       int tile, const StepScales& scales) {
 #pragma unroll
     for (int eight = 0; eight < 2; eight++) {
-#pragma unroll
-        for (int tile = 0; tile < TILES; tile++) {
-            const int byte = first + eight * TILES + tile;
-            a[tile][eight * 2] = scale[eight].times(look.pair(pairs.even, byte));
-            a[tile][eight * 2 + 1] = scale[eight].times(look.pair(pairs.odd, byte));
-        }
+        const int byte = eight * TILES + tile;
+        a[eight * 2] = scales.eight[eight].times(look.pair(weights.even, byte));
+        a[eight * 2 + 1] = scales.eight[eight].times(look.pair(weights.odd, byte));
     }
 }

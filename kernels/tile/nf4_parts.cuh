@@ -19,3 +19,21 @@ __device__ __forceinline__ void store_part(const Nf4BackwardParams& p, uint32_t 
         store_four(reinterpret_cast<bf16*>(p.linear.y) + at, sum, p.accumulate != 0);
     }
 }
+
+// Where a stage is among the outputs of all layers of a sum; beyond the last layer's it stays there.
+struct LayerStage {
+    uint32_t layer = 0;
+    int step;
+    __device__ __forceinline__ LayerStage(const Nf4BackwardSm90Params& p, int step) : step(step) { settle(p); }
+    __device__ __forceinline__ void advance(const Nf4BackwardSm90Params& p) {
+        step++;
+        settle(p);
+    }
+
+  private:
+    __device__ __forceinline__ void settle(const Nf4BackwardSm90Params& p) {
+        while (step >= (int)p.steps[layer] && layer + 1 < KIUNGO_NF4_LAYERS && p.steps[layer + 1] > 0) {
+            step -= p.steps[layer++];
+        }
+    }
+};

@@ -32,12 +32,12 @@ macro_rules! many {
 }
 
 const MANY: [Many; 7] = [
-    many!(128 x 256, 1, 0.80, "128x256"),
+    many!(128 x 256, 1, 0.72, "128x256"),
     many!(128 x 192, 1, 0.62, "128x192"),
     many!(256 x 192, 1, 1.11, "256x192"),
-    many!(128 x 256, 2, 0.765, "128x256_parts"),
+    many!(128 x 256, 2, 0.72, "128x256_parts"),
     many!(128 x 192, 2, 0.62, "128x192_parts"),
-    many!(128 x 128, 2, 0.495, "128x128_parts"),
+    many!(128 x 128, 2, 0.485, "128x128_parts"),
     many!(256 x 192, 2, 1.11, "256x192_parts"),
 ];
 const THREADS: u32 = 384;
@@ -64,7 +64,7 @@ impl Many {
         const EXCHANGE: f64 = 3.0;
         let steps: usize = layers.iter().map(steps).sum();
         let blocks = self.tiles(&layers[0]) * self.parts;
-        if self.parts > 1 && (steps < 2 * self.parts || blocks > multiprocessors) {
+        if self.parts > 1 && (steps < self.parts || blocks > multiprocessors) {
             return f64::INFINITY;
         }
         let rounds = blocks.div_ceil(multiprocessors) as f64;
