@@ -17,6 +17,7 @@
 #include "ptx/wgmma.cuh"
 #include "tile/adamw_8bit.cuh"
 #include "tile/adamw_product.cuh"
+#include "tile/adamw_shares.cuh"
 #include "tile/operand.cuh"
 
 constexpr uint32_t ROWS = KIUNGO_ADAMW_SM90_ROWS, COLUMNS = KIUNGO_ADAMW_BLOCK, TOKENS = KIUNGO_ADAMW_SM90_TOKENS;
@@ -54,51 +55,6 @@ struct Stage {
     }
 };
 static_assert(Stage::BYTES == KIUNGO_ADAMW_SM90_STAGE && Stage::BYTES % 1024 == 0, "params.h; swizzles begin anew");
-
-// Which stages are whose, rows counted in stages of all layers below each other: see above.
-struct Shares {
-    const AdamwLinearShares& s;
-
-    __device__ __forceinline__ uint32_t mains() const { return s.members * s.strips; }
-    __device__ __forceinline__ uint32_t lower() const { return s.height - s.upper; }
-    // The first of the lower stages of extra block i, numbered strip by strip.
-    __device__ __forceinline__ uint32_t first_of(uint32_t i) const {
-        return (uint32_t)((uint64_t)s.strips * lower() * i / s.extras);
-    }
-    // The number of what a block leaves of a strip of dx.
-    __device__ __forceinline__ uint32_t part(uint32_t block, uint32_t strip) const { return block < mains() ? block : block + strip; }
-};
-
-// The stages of a block, in their order.
-struct Walk {
-    const Shares& shares;
-    uint32_t strip, row, left;
-
-    __device__ __forceinline__ explicit Walk(const Shares& shares) : shares(shares) {
-        const AdamwLinearShares& s = shares.s;
-        if (blockIdx.x < shares.mains()) {
-            strip = blockIdx.x % s.strips, row = blockIdx.x / s.strips;
-            left = (s.upper - row + s.members - 1) / s.members;
-        } else {
-            const uint32_t first = shares.first_of(blockIdx.x - shares.mains());
-            left = shares.first_of(blockIdx.x - shares.mains() + 1) - first;
-            strip = first / shares.lower(), row = s.upper + first % shares.lower();
-        }
-    }
-    __device__ __forceinline__ void next() {
-        left--;
-        if ((row += by()) >= shares.s.height) row = shares.s.upper, strip++;
-    }
-    // So many further, or to the last.
-    __device__ __forceinline__ void skip(uint32_t stages) {
-        for (; stages && left > 1; stages--) next();
-    }
-    // Whether the stage behind this one belongs to another strip, or to nobody.
-    __device__ __forceinline__ bool ends_strip() const { return left == 1 || row + by() >= shares.s.height; }
-
-  private:
-    __device__ __forceinline__ uint32_t by() const { return blockIdx.x < shares.mains() ? shares.s.members : 1; }
-};
 
 // Which layer a row of stages is of, and its first row there.
 struct Place {
@@ -301,7 +257,6 @@ KERNEL(adamw_linear_bf16_sm90, AdamwLinearSm90Params, THREADS, 1) {
 SMALL_KERNEL(adamw_linear_dx_sum, AdamwLinearSumParams, 128, 1) {
     constexpr uint32_t FOURS = COLUMNS / 8 / 4;
     const Shares shares{p.shares};
-    const AdamwLinearShares& s = p.shares;
     const uint32_t strip = blockIdx.x / 4, first = blockIdx.x % 4 * FOURS;
     float4 sum[FOURS] = {};
     const auto add = [&](uint32_t block) {
@@ -312,14 +267,7 @@ SMALL_KERNEL(adamw_linear_dx_sum, AdamwLinearSumParams, 128, 1) {
             sum[i].x += four.x, sum[i].y += four.y, sum[i].z += four.z, sum[i].w += four.w;
         }
     };
-    for (uint32_t i = 0; i < s.members; i++) add(i * s.strips + strip);
-    if (shares.lower()) {
-        const uint32_t top = strip * shares.lower();
-        uint32_t i = (uint32_t)((uint64_t)top * s.extras / (s.strips * shares.lower()));
-        while (i && shares.first_of(i) > top) i--;
-        while (shares.first_of(i + 1) <= top) i++;
-        for (; i < s.extras && shares.first_of(i) < top + shares.lower(); i++) add(shares.mains() + i);
-    }
+    shares.each_block(strip, add);
     const uint32_t row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
     bf16* dx = reinterpret_cast<bf16*>(p.dx) + strip * COLUMNS + first * 8 + threadIdx.x % 4 * 2;
 #pragma unroll

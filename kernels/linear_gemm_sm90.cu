@@ -5,7 +5,7 @@
 // A thread loads: the copy engine fills a ring of stages of 128 rows of the weight and the tokens by 64 inputs. Two
 // warpgroups compute, 64 rows each; they decode the codes of a stage while the products of the one before are under way.
 // As many blocks as fit at once take tile after tile, each by itself: in pairs that shared their tokens they took 2 to 8 %
-// longer.
+// longer. Layers of one x may be one list of tiles, where that saves a round.
 //
 // Budget, 256 tokens: 128 registers a thread for sums, 32 for two steps' left sides, of 240. Shared memory: four stages of
 // 36 KB, 64 KB for the table of all pairs of codes, in float so that a product with the absmax is rounded once, and 8 KB a
@@ -21,7 +21,9 @@
 constexpr int ROWS = 128, DEPTH = KIUNGO_NF4_BLOCK;
 constexpr int CONSUMERS = ROWS / 64 * 128, STAGES = 4;
 
-template <int TOKENS, bool DOUBLE> struct Nf4Gemm {
+// LAYERS of one x, whose tiles are one list; of several, scales are plain.
+template <int TOKENS, int LAYERS, bool DOUBLE> struct Nf4Gemm {
+    static_assert(LAYERS == 1 || !DOUBLE, "one map of scales");
     using X = OperandTile<TOKENS, true>;
     using Table = PairTable<float2>;
     using Codes = uint8_t[ROWS][DEPTH / 2];
@@ -54,23 +56,29 @@ template <int TOKENS, bool DOUBLE> struct Nf4Gemm {
         }
     };
 
-    // Calls work(row0, token0) for each tile of this block.
-    template <class Work> static __device__ __forceinline__ void each_tile(const Nf4LinearParams& p, Work work) {
-        const uint32_t down = (p.n + ROWS - 1) / ROWS, across = (p.m + TOKENS - 1) / TOKENS;
+    // Calls work(layer, row0, token0) for each tile of this block.
+    template <class Work> static __device__ __forceinline__ void each_tile(const Nf4GemmSm90Params& p, Work work) {
+        const auto rows = [&](uint32_t layer) { return (p.layers[layer].n + ROWS - 1) / ROWS; };
+        uint32_t down = 0;
+#pragma unroll
+        for (uint32_t layer = 0; layer < LAYERS; layer++) down += rows(layer);
+        const uint32_t across = (p.layers[0].m + TOKENS - 1) / TOKENS;
         for (uint32_t i = blockIdx.x; i < down * across; i += gridDim.x) {
-            const TileIndex tile = tile_of(i, down, across);
-            work(tile.m * ROWS, tile.n * TOKENS);
+            TileIndex tile = tile_of(i, down, across);
+            uint32_t layer = 0;
+            while (LAYERS > 1 && tile.m >= rows(layer)) tile.m -= rows(layer++);
+            work(layer, tile.m * ROWS, tile.n * TOKENS);
         }
     }
 
     static __device__ __forceinline__ void load(const Nf4GemmSm90Params& p, const Shared& shared) {
         Ring<STAGES> at;
-        each_tile(p.linear, [&](uint32_t row0, uint32_t token0) {
-            for (uint32_t k = 0; k < p.linear.k; k += DEPTH, at.advance()) {
+        each_tile(p, [&](uint32_t layer, uint32_t row0, uint32_t token0) {
+            for (uint32_t k = 0; k < p.layers[0].k; k += DEPTH, at.advance()) {
                 Barrier* full = &shared.below.full[at.stage];
                 barrier_wait(&shared.below.empty[at.stage], at.parity ^ 1);
                 barrier_arrive_expecting(full, sizeof(Codes) + X::BYTES);
-                tma_load(shared.codes(at.stage), &p.codes, k / 4, row0, full);
+                tma_load(shared.codes(at.stage), &p.codes[layer], k / 4, row0, full);
                 X::template load<1>(shared.x(at.stage), &p.x, token0, k, full, 0);
             }
         });
@@ -125,17 +133,17 @@ template <int TOKENS, bool DOUBLE> struct Nf4Gemm {
         const uint32_t lane = threadIdx.x % 32, consumer = threadIdx.x / 128 - 1;
         const uint32_t row = consumer * 64 + threadIdx.x / 32 % 4 * 16 + lane / 4;
         const typename Table::Look look(table, lane % 4);
-        const float offset = DOUBLE ? *reinterpret_cast<const float*>(p.linear.offset) : 0.0f;
+        const float offset = DOUBLE ? *reinterpret_cast<const float*>(p.layers[0].offset) : 0.0f;
         Ring<STAGES> at;
         const auto release = [&](uint32_t stage) {
             if (lane == 0) barrier_arrive(&shared.below.empty[stage]);
         };
-        each_tile(p.linear, [&](uint32_t row0, uint32_t token0) {
-            const uint32_t last = p.linear.n - 1;
-            typename MyScales::From from[2] = {{p.linear, min(row0 + row, last), 0},
-                                               {p.linear, min(row0 + row + 8, last), 0}};
+        each_tile(p, [&](uint32_t layer, uint32_t row0, uint32_t token0) {
+            const Nf4LinearParams& linear = p.layers[layer];
+            const uint32_t last = linear.n - 1;
+            typename MyScales::From from[2] = {{linear, min(row0 + row, last), 0}, {linear, min(row0 + row + 8, last), 0}};
             MyScales next;
-            int left = p.linear.k / DEPTH;
+            int left = linear.k / DEPTH;
             next.load(from, left);
             float sum[TOKENS / 2];
             Fragment a[2];
@@ -164,7 +172,7 @@ template <int TOKENS, bool DOUBLE> struct Nf4Gemm {
             keep(a[0]);
             keep(a[1]);
             release((at.stage + STAGES - 1) % STAGES);
-            send(sum, shared.below.sent[consumer], consumer, &p.y, row0 + consumer * 64, token0);
+            send(sum, shared.below.sent[consumer], consumer, &p.y[layer], row0 + consumer * 64, token0);
         });
         if (threadIdx.x % 128 == 0) tma_store_wait_read<0>();
     }
@@ -188,18 +196,25 @@ template <int TOKENS, bool DOUBLE> struct Nf4Gemm {
             more_registers<240>();
             const uint32_t thread = threadIdx.x - 128;
             table.fill(thread, CONSUMERS);  // while the first stages are on their way
-            if (DOUBLE) shared.below.map[thread] = reinterpret_cast<const float*>(p.linear.map)[thread];
+            if (DOUBLE) shared.below.map[thread] = reinterpret_cast<const float*>(p.layers[0].map)[thread];
             named_barrier(CONSUMERS / 128 + 1, CONSUMERS);
             compute(p, shared, table);
         }
     }
 };
 
-#define LINEAR_GEMM(kind, tokens, dbl)                                                                   \
-    KERNEL(linear_gemm_sm90_##kind##_##tokens, Nf4GemmSm90Params, CONSUMERS + 128, 1) { Nf4Gemm<tokens, dbl>::run(p); }
-LINEAR_GEMM(nf4, 256, false)
-LINEAR_GEMM(nf4, 192, false)
-LINEAR_GEMM(nf4, 128, false)
-LINEAR_GEMM(nf4_double, 256, true)
-LINEAR_GEMM(nf4_double, 192, true)
-LINEAR_GEMM(nf4_double, 128, true)
+// linear/fused/many.rs knows the tokens.
+#define LINEAR_GEMM(kind, tokens, layers, dbl)                                                           \
+    KERNEL(linear_gemm_sm90_##kind##_##tokens, Nf4GemmSm90Params, CONSUMERS + 128, 1) { Nf4Gemm<tokens, layers, dbl>::run(p); }
+#define TOGETHER(tokens)                                                                                 \
+    KERNEL(linear_gemm_sm90_nf4_##tokens##_together, Nf4GemmSm90Params, CONSUMERS + 128, 1) {            \
+        Nf4Gemm<tokens, KIUNGO_NF4_LAYERS, false>::run(p);                                               \
+    }
+LINEAR_GEMM(nf4, 256, 1, false)
+LINEAR_GEMM(nf4, 192, 1, false)
+LINEAR_GEMM(nf4, 128, 1, false)
+LINEAR_GEMM(nf4_double, 256, 1, true)
+LINEAR_GEMM(nf4_double, 192, 1, true)
+LINEAR_GEMM(nf4_double, 128, 1, true)
+TOGETHER(256)
+TOGETHER(192)

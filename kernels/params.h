@@ -206,11 +206,11 @@ typedef struct Nf4BackwardSm90Params {
 
 /* linear_gemm_sm90.cu, a block tiles of 128 outputs and 128, 192 or 256 tokens */
 typedef struct Nf4GemmSm90Params {
-    TensorMap codes;  /* as bf16 [n, k / 4] */
+    TensorMap codes[KIUNGO_NF4_LAYERS];  /* as bf16 [n, k / 4] */
     TensorMap x;
-    TensorMap y;
-    Nf4LinearParams linear;
-    uint32_t unused[14];
+    TensorMap y[KIUNGO_NF4_LAYERS];
+    Nf4LinearParams layers[KIUNGO_NF4_LAYERS];  /* of one x; n is 0 where there is none */
+    uint32_t unused[10];
 } Nf4GemmSm90Params;
 
 /* gemm_sm90.cu */

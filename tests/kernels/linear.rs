@@ -1,7 +1,7 @@
 //! A linear layer and its gradients, over dense weights and weights in 4 bits.
 
 use super::{Run, compare, compare_as, compare_bf16, compare_large};
-use crate::support::{assert_as_good, assert_close, fast_gpus, gpus, normal_bf16, rng, under_sanitizer};
+use crate::support::{assert_as_good, assert_close, fast_gpus, gpus, is_emulator, normal_bf16, rng, under_sanitizer};
 use kiungo::device::{DType, Device, Tensor};
 use kiungo::ops::linear::{self, Weight};
 use kiungo::ops::nf4::{self, Nf4Tensor};
@@ -78,9 +78,9 @@ fn few_tokens_over_nf4() {
         [9, 129, 512],
         [16, 24, 64],
         [33, 136, 320],
-        [64, 200, 768],
+        [64, 130, 768],
         [65, 24, 256],
-        [128, 264, 320],
+        [128, 130, 320],
         [129, 24, 64],
     ] {
         for double in [false, true] {
@@ -157,7 +157,8 @@ fn input_gradient_of_few_tokens_over_nf4() {
                 let what = format!("{shape:?}, double {double}, added to {added:?}, on {device}");
                 let found = run(device);
                 assert_as_good(&what, &found, &textbook, &exact, 1e-6);
-                assert!(under_sanitizer() || found == run(device), "{what}: a second run gave other bytes");
+                let once = under_sanitizer() || is_emulator(device);
+                assert!(once || found == run(device), "{what}: a second run gave other bytes");
             }
         }
     }
@@ -184,6 +185,46 @@ fn many_tokens_over_nf4_give_the_products_of_the_dequantised_weight() {
                     y.to_f32().unwrap()
                 });
                 assert_close(&format!("{tokens}x{outputs}x{inputs} double {double}"), &fused, &apart, 4e-3);
+            }
+        }
+    }
+}
+
+#[test]
+fn layers_of_many_tokens_over_nf4_are_what_each_is_alone() {
+    // For a GPU alone. Outputs and tokens off the tiles, of two layers and of three.
+    for ([tokens, inputs], outputs) in [
+        ([257, 384], &[4104, 4096][..]),
+        ([384, 1024], &[4096, 1024, 1032]),
+        ([640, 4096], &[2056, 2048]),
+        ([768, 512], &[14336, 14336]),
+        ([1000, 1280], &[8200, 136, 8192]),
+    ] {
+        for device in fast_gpus() {
+            let mut rng = rng(3);
+            let run = Run { device: &device, dtype: DType::Bf16 };
+            let x = run.tensor(&normal_bf16(&mut rng, tokens * inputs), &[tokens, inputs]);
+            let weights: Vec<_> = outputs
+                .iter()
+                .map(|&n| {
+                    let w = run.f32(&normal_bf16(&mut rng, n * inputs), &[n, inputs]);
+                    Weight::Nf4(Nf4Tensor::quantize(&w, false).unwrap())
+                })
+                .collect();
+            let products = |together: bool| -> Vec<Vec<f32>> {
+                let mut ys: Vec<_> = outputs.iter().map(|&n| run.poisoned(&[tokens, n])).collect();
+                let mut layers: Vec<_> = weights.iter().zip(&mut ys).collect();
+                match together {
+                    true => linear::forward_all(&x, &mut layers).unwrap(),
+                    false => layers.iter_mut().for_each(|(weight, y)| linear::forward(&x, weight, y).unwrap()),
+                }
+                ys.iter().map(|y| y.to_f32().unwrap()).collect()
+            };
+            let [together, again, alone] = [true, true, false].map(products);
+            for (i, n) in outputs.iter().enumerate() {
+                let what = format!("{tokens}x{inputs}, {n} of {outputs:?}");
+                assert_close(&what, &together[i], &alone[i], 4e-3);
+                assert!(under_sanitizer() || together[i] == again[i], "{what}: a second run gave other bytes");
             }
         }
     }

@@ -59,7 +59,12 @@ pub fn forward_together(gpu: &Gpu, x: &Tensor, layers: &[(&Nf4Tensor, &Tensor)])
     if gpu.capability() != HOPPER || x.rows() <= few::TOKENS {
         return Ok(None);
     }
-    Ok(sm90::forward(double, gpu.multiprocessors() as usize, &params))
+    let multiprocessors = gpu.multiprocessors() as usize;
+    match sm90::takes(x.rows()) {
+        true => Ok(sm90::forward(double, multiprocessors, &params)),
+        false if double => Ok(None),
+        false => Ok(many::together(gpu, &params)),
+    }
 }
 
 /// The launches of the sum of `dy W` over several layers, or None where it must be a sum of launches.

@@ -38,7 +38,7 @@ const JOBS: usize = KIUNGO_LORA_JOBS as usize;
 /// Of [`DEPTH`], that a block of `lora_thin_16_few` sums at most.
 const FEW_STEPS: usize = 2;
 /// Of [`DEPTH`], that a block sums before a gradient's sum is cut into parts.
-const STEPS_OF_A_PART: usize = 12;
+const STEPS_OF_A_PART: usize = 4;
 /// Threads of a block that adds up.
 const SUM_THREADS: usize = 256;
 
@@ -421,16 +421,18 @@ impl Thin<'_> {
     }
 }
 
-/// The parts of each product, so that all blocks run at once: those that have few take theirs first.
+/// The parts of each product, so that all blocks run at once: gradients, which have few, take theirs first, in two blocks a
+/// multiprocessor at most; more cost more to add up than they save.
 fn all_parts(at_once: usize, products: &[Thin], ranks: usize) -> Vec<usize> {
     let tiles = |few: bool| -> usize {
         products.iter().filter(|p| (p.store != Store::Replace) == few).map(|p| p.tiles(ranks)).sum()
     };
     let wanted = at_once / (tiles(true) + tiles(false)).max(1);
+    let of_gradients = (wanted / 2).max(1);
     let few: usize =
-        products.iter().filter(|p| p.store != Store::Replace).map(|p| p.parts(wanted) * p.tiles(ranks)).sum();
+        products.iter().filter(|p| p.store != Store::Replace).map(|p| p.parts(of_gradients) * p.tiles(ranks)).sum();
     let left = at_once.saturating_sub(few) / tiles(false).max(1);
-    products.iter().map(|p| p.parts(if p.store == Store::Replace { left } else { wanted })).collect()
+    products.iter().map(|p| p.parts(if p.store == Store::Replace { left } else { of_gradients })).collect()
 }
 
 /// Computes products that do not need each other.

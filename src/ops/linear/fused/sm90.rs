@@ -32,7 +32,7 @@ const OUTPUTS: usize = 128;
 /// Layers of one x in a launch.
 pub const LAYERS: usize = KIUNGO_NF4_LAYERS as usize;
 /// Bytes of a tensor map.
-const MAP_SIZE: usize = size_of::<crate::ops::params::TensorMap>();
+pub const MAP_SIZE: usize = size_of::<crate::ops::params::TensorMap>();
 /// Stages begin at multiples of this, as swizzled lines do.
 const STAGE_ALIGNMENT: usize = 1024;
 
@@ -42,6 +42,11 @@ pub fn around_table(stages: usize, bytes: usize) -> u32 {
     let bytes = bytes.next_multiple_of(STAGE_ALIGNMENT);
     let above = stages.saturating_sub(BELOW_TABLE / bytes);
     (BELOW_TABLE + TABLE_BYTES + above * bytes + MAP_BYTES + stages * 2 * 8) as u32
+}
+
+/// Whether these kernels take so many tokens.
+pub fn takes(tokens: usize) -> bool {
+    KERNELS.iter().any(|kernel| tokens <= kernel.tokens)
 }
 
 /// `y = x W^T` of up to [`LAYERS`] layers of one x and one kind of scales; None for more tokens than a kernel takes, and of
