@@ -4,13 +4,13 @@ use assert_cmd::cargo::CommandCargoExt;
 use kiungo::device::{Device, cuda};
 use std::process::Command;
 
-/// How often a run is repeated on a device: ten times on the CPU, twenty on a GPU, or as often as `KIUNGO_REPEATS` says on the
+/// How often a run is repeated on a device: five times on the CPU, twenty on a GPU, or as often as `KIUNGO_REPEATS` says on the
 /// GPU, or on the CPU where there is none.
 fn repeats(device: &str, has_gpu: bool) -> usize {
     let asked = std::env::var("KIUNGO_REPEATS").ok().and_then(|n| n.parse().ok());
     match device {
-        "cpu" if has_gpu => 10,
-        "cpu" => asked.unwrap_or(10),
+        "cpu" if has_gpu => 5,
+        "cpu" => asked.unwrap_or(5),
         _ => asked.unwrap_or(20),
     }
 }

@@ -196,7 +196,7 @@ fn whatever_write_fails_the_run_goes_on_to_the_same_bytes() {
         let case = Case::new(method);
         case.reference();
         let calls = calls_of(&case, &library, &SAVING);
-        let stride = if std::env::var_os("KIUNGO_TORTURE").is_some() { 1 } else { calls / 3 };
+        let stride = if std::env::var_os("KIUNGO_TORTURE").is_some() { 1 } else { calls / 2 };
         println!("{method}: {calls} calls, each {stride}th fails");
         for (i, fault) in FAULTS.into_iter().enumerate() {
             for at in (1 + i * stride / FAULTS.len()..=calls).step_by(stride) {

@@ -22,6 +22,7 @@ mod residual;
 mod rmsnorm;
 mod rope;
 mod sass;
+mod shares;
 mod similarity;
 mod step;
 mod swiglu;
