@@ -421,14 +421,14 @@ impl Thin<'_> {
     }
 }
 
-/// The parts of each product, so that all blocks run at once: gradients, which have few, take theirs first, in two blocks a
-/// multiprocessor at most; more cost more to add up than they save.
+/// The parts of each product, so that all blocks run at once: gradients, which have few, take theirs first, where there is room for
+/// three at least. Two cost more to add up than they save (gate and up of Llama 3 8B, 768 tokens: 60 us for 52).
 fn all_parts(at_once: usize, products: &[Thin], ranks: usize) -> Vec<usize> {
     let tiles = |few: bool| -> usize {
         products.iter().filter(|p| (p.store != Store::Replace) == few).map(|p| p.tiles(ranks)).sum()
     };
     let wanted = at_once / (tiles(true) + tiles(false)).max(1);
-    let of_gradients = (wanted / 2).max(1);
+    let of_gradients = if wanted < 3 { 1 } else { wanted };
     let few: usize =
         products.iter().filter(|p| p.store != Store::Replace).map(|p| p.parts(of_gradients) * p.tiles(ranks)).sum();
     let left = at_once.saturating_sub(few) / tiles(false).max(1);
