@@ -253,11 +253,11 @@ impl Default for Nf4BackwardSm90Params {
 #[repr(align(64))]
 #[derive(Debug, Copy, Clone, ::bytemuck::Pod, ::bytemuck::Zeroable)]
 pub struct Nf4GemmSm90Params {
-    pub codes: TensorMap,
+    pub codes: [TensorMap; 3usize],
     pub x: TensorMap,
-    pub y: TensorMap,
-    pub linear: Nf4LinearParams,
-    pub unused: [u32; 14usize],
+    pub y: [TensorMap; 3usize],
+    pub layers: [Nf4LinearParams; 3usize],
+    pub unused: [u32; 10usize],
 }
 impl Default for Nf4GemmSm90Params {
     fn default() -> Self {
