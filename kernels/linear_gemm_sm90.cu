@@ -204,17 +204,17 @@ template <int TOKENS, int LAYERS, bool DOUBLE> struct Nf4Gemm {
 };
 
 // linear/fused/many.rs knows the tokens.
-#define LINEAR_GEMM(kind, tokens, layers, dbl)                                                           \
-    KERNEL(linear_gemm_sm90_##kind##_##tokens, Nf4GemmSm90Params, CONSUMERS + 128, 1) { Nf4Gemm<tokens, layers, dbl>::run(p); }
+#define LINEAR_GEMM(kind, tokens, dbl)                                                                   \
+    KERNEL(linear_gemm_sm90_##kind##_##tokens, Nf4GemmSm90Params, CONSUMERS + 128, 1) { Nf4Gemm<tokens, 1, dbl>::run(p); }
 #define TOGETHER(tokens)                                                                                 \
     KERNEL(linear_gemm_sm90_nf4_##tokens##_together, Nf4GemmSm90Params, CONSUMERS + 128, 1) {            \
         Nf4Gemm<tokens, KIUNGO_NF4_LAYERS, false>::run(p);                                               \
     }
-LINEAR_GEMM(nf4, 256, 1, false)
-LINEAR_GEMM(nf4, 192, 1, false)
-LINEAR_GEMM(nf4, 128, 1, false)
-LINEAR_GEMM(nf4_double, 256, 1, true)
-LINEAR_GEMM(nf4_double, 192, 1, true)
-LINEAR_GEMM(nf4_double, 128, 1, true)
+LINEAR_GEMM(nf4, 256, false)
+LINEAR_GEMM(nf4, 192, false)
+LINEAR_GEMM(nf4, 128, false)
+LINEAR_GEMM(nf4_double, 256, true)
+LINEAR_GEMM(nf4_double, 192, true)
+LINEAR_GEMM(nf4_double, 128, true)
 TOGETHER(256)
 TOGETHER(192)

@@ -1,10 +1,9 @@
 //! Launches of `linear_gemm_backward_sm90.cu`: the gradient of the input of many tokens, on Hopper.
 
-use super::many::dequantized;
+use super::many;
 use super::sm90::{BELOW_TABLE, TABLE_BYTES, with_maps};
 use super::{BLOCK, Names, names};
 use crate::device::{Gpu, Launch};
-use crate::ops::gemm::tiles;
 use crate::ops::params::{Nf4BackwardParams, Nf4BackwardSm90Params, Nf4LinearParams};
 
 /// A kernel and its tile.
@@ -57,8 +56,8 @@ impl Many {
         (first.k as usize).div_ceil(self.inputs) * (first.m as usize).div_ceil(self.tokens)
     }
 
-    /// Microseconds of a product, by a model like that of [`tiles`], fitted to Llama 3 8B's layers; infinite where there are parts
-    /// without outputs, or too many blocks for one round: those with parts do not take several tiles.
+    /// Microseconds of a product, by a model like that of [`tiles`](crate::ops::gemm::tiles), fitted to Llama 3 8B's layers; infinite
+    /// where there are parts without outputs, or too many blocks for one round: those with parts do not take several tiles.
     fn time(&self, multiprocessors: usize, layers: &[Nf4LinearParams]) -> f64 {
         const TILE: f64 = 6.0;
         const EXCHANGE: f64 = 3.0;
@@ -97,9 +96,8 @@ pub fn choose(gpu: &Gpu, layers: &[Nf4LinearParams]) -> Option<&'static Many> {
     let multiprocessors = gpu.multiprocessors() as usize;
     let (many, time) =
         MANY.iter().map(|many| (many, many.time(multiprocessors, layers))).min_by(|a, b| a.1.total_cmp(&b.1))?;
-    let apart = layers.iter().map(|layer| {
-        let [rows, outputs, inputs] = [layer.m, layer.n, layer.k].map(|x| x as usize);
-        dequantized(outputs * inputs) + tiles::time(multiprocessors, [rows, inputs, outputs])
-    });
+    // Each product's outputs are the layer's inputs.
+    let apart =
+        layers.iter().map(|layer| many::apart(multiprocessors, [layer.m, layer.k, layer.n].map(|x| x as usize)));
     (time < apart.sum()).then_some(many)
 }

@@ -101,8 +101,8 @@ fn takes(gpu: &Gpu, outputs: usize, inputs: usize) -> bool {
     gpu.capability() == HOPPER && outputs.is_multiple_of(8) && inputs.is_multiple_of(2 * BLOCK)
 }
 
-/// Microseconds of dequantising a weight and the product with it.
-fn apart(multiprocessors: usize, sizes @ [_, outputs, inputs]: [usize; 3]) -> f64 {
+/// Microseconds of dequantising a weight and the product with it, of so many rows, outputs and inputs.
+pub fn apart(multiprocessors: usize, sizes @ [_, outputs, inputs]: [usize; 3]) -> f64 {
     dequantized(outputs * inputs) + tiles::time(multiprocessors, sizes)
 }
 
@@ -128,7 +128,7 @@ pub fn together(gpu: &Gpu, layers: &[Nf4LinearParams]) -> Option<Launch> {
 }
 
 /// Microseconds that dequantising so many values takes.
-pub fn dequantized(values: usize) -> f64 {
+fn dequantized(values: usize) -> f64 {
     const START: f64 = 5.0;
     const BYTES: f64 = 2.8e6;
     // Half a byte and a sixteenth of an absmax read, two bytes written.
